@@ -1,0 +1,46 @@
+"""Every deliberate exception; the command line prints it as one line and exits with code 2."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class CtxbenchError(Exception):
+    """A mistake in the request: the message names the thing, the value and the way out."""
+
+
+class UnknownNameError(CtxbenchError):
+    """A name that no registry holds."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(names)}."
+        super().__init__(f"Unknown {kind} {name!r}.{hint}")
+
+
+class SpecError(CtxbenchError):
+    """A network spec that cannot be read, or an option whose value does not fit."""
+
+
+class MissingPackageError(CtxbenchError):
+    """An optional package that the request needs."""
+
+    def __init__(self, package: str, purpose: str, extra: str | None = None) -> None:
+        target = f"'ctxbench[{extra}]'" if extra else package
+        super().__init__(f"{purpose} needs {package!r}. Install it: pip install {target}")
+
+
+class CheckpointError(CtxbenchError):
+    """A weight file that cannot be read, or that belongs to another network."""
+
+
+class UncountedOpError(CtxbenchError):
+    """An operation that computes and has no counting rule."""
+
+
+class CountingError(CtxbenchError):
+    """A network that cannot be run on the example input it was given."""
+
+
+class RecordsError(CtxbenchError):
+    """Result rows that cannot be found, read or written."""

@@ -1,0 +1,95 @@
+"""Networks: one family a file; a spec string names one network.
+
+`name[:key=value]...` for ours, `torchvision/NAME`, `timm/NAME`, `PATH.py:FUNCTION` for others.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+
+import torch
+from torch import Tensor, nn
+
+from ctxbench.errors import SpecError, UnknownNameError
+from ctxbench.models import foreign
+from ctxbench.models._spec import ModelSpec, Network
+from ctxbench.models.checkpoint import load_checkpoint
+from ctxbench.spec import bind, split_spec
+
+__all__ = [
+    "MODELS",
+    "ModelSpec",
+    "Network",
+    "create_model",
+    "list_models",
+    "load_checkpoint",
+    "resolve",
+    "without_weights",
+]
+
+# A family file holds SPECS, name -> ModelSpec; add it here.
+_FAMILIES = (
+    "resnet",
+    "coresnet",
+)
+
+MODELS: dict[str, ModelSpec] = {
+    name: spec
+    for family in _FAMILIES
+    for name, spec in import_module(f"ctxbench.models.{family}").SPECS.items()
+}
+
+
+def list_models() -> list[str]:
+    """Return the names of all registered networks, sorted."""
+    return sorted(MODELS)
+
+
+def create_model(spec: str) -> nn.Module:
+    """Build the network that a spec string names, with freshly initialised weights.
+
+    Raises: UnknownNameError or SpecError for a name, key or value that does not exist.
+    """
+    return resolve(spec).build()
+
+
+def resolve(spec: str) -> Network:
+    """Check a spec string and return the network it names, not yet built."""
+    name, given = split_spec(spec)
+    if foreign.is_foreign(name):
+        return foreign.resolve(spec, name, given)
+    if name not in MODELS:
+        raise UnknownNameError("network", name, MODELS)
+    known = MODELS[name]
+    options = {**known.preset, **given}
+    return Network(
+        spec=spec,
+        build=partial(_build, name, bind(known.build, options)),
+        inputs=partial(known.inputs, options),
+        image_px=known.image_px,
+        source=known.source,
+    )
+
+
+def without_weights(network: Network) -> nn.Module:
+    """Build a network whose parameters are zeros that share one number: shapes, and no memory.
+
+    It can be run, for counting; it cannot be trained. Foreign networks are built as they are,
+    since their constructors may compute with their weights.
+    """
+    if foreign.is_foreign(network.spec):
+        return network.build()
+    with torch.device("meta"):
+        model = network.build()
+    return model._apply(_zeros)
+
+
+def _zeros(like: Tensor) -> Tensor:
+    return torch.zeros((), dtype=like.dtype).expand(like.shape)
+
+
+def _build(name: str, build: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return build()
+    except ValueError as error:
+        raise SpecError(f"{name}: {error}") from error

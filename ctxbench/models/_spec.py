@@ -1,0 +1,45 @@
+"""What the registry of networks holds, and what a spec string resolves to."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# (options, batch, height, width) -> the tensor that goes into the network
+Inputs = Callable[[Mapping[str, Any], int, int, int], Tensor]
+
+
+def images(options: Mapping[str, Any], batch: int, height: int, width: int) -> Tensor:
+    """Return zeros in the shape of a batch of images."""
+    return torch.zeros(batch, int(options.get("in_channels", 3)), height, width)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One network: its builder, the options that make this flavour, and where it is published.
+
+    `baseline` names the network that it is compared with.
+    """
+
+    build: Callable[..., nn.Module]
+    source: str
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    baseline: str | None = None
+    image_px: int = 224
+    inputs: Inputs = images
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A spec string with every name resolved and every option checked, not yet built.
+
+    `inputs(batch, height, width)` makes a tensor that the network takes.
+    """
+
+    spec: str
+    build: Callable[[], nn.Module]
+    inputs: Callable[[int, int, int], Tensor]
+    image_px: int
+    source: str

@@ -1,0 +1,173 @@
+"""One name for a network: `name[:key=value]...`, the values may hold commas.
+
+`coresnet50:levels=3,3,2,1`, `torchvision/resnet18:num_classes=10`, `nets.py:my_net:width=8`.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from ctxbench.errors import SpecError, UnknownNameError
+
+T = TypeVar("T")
+
+
+def split_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """Return the name and the options of a spec, as text.
+
+    A `FILE.py:FUNCTION` name keeps its colon: parts without `=` belong to the name.
+    """
+    parts = [part.strip() for part in spec.strip().split(":")]
+    size = next((i for i, part in enumerate(parts) if "=" in part), len(parts))
+    name, options = ":".join(parts[:size]), parts[size:]
+    if not name:
+        raise SpecError(f"Spec {spec!r} has no network name. Write name[:key=value]...")
+    values: dict[str, str] = {}
+    for option in options:
+        key, equals, value = (text.strip() for text in option.partition("="))
+        if not (key and equals and value):
+            raise SpecError(f"Spec {spec!r}: {option!r} is not of the form key=value.")
+        if key in values:
+            raise SpecError(f"Spec {spec!r} gives {key!r} twice. Keep one.")
+        values[key] = value
+    return name, values
+
+
+def bind(builder: Callable[..., T], given: Mapping[str, Any]) -> Callable[[], T]:
+    """Return the call of `builder` with the options of a spec string.
+
+    Options are the builder's keyword parameters of a plain type and the fields of a leading
+    configuration dataclass. Text is converted to the declared type, other values pass.
+    Raises: UnknownNameError or SpecError naming option, value and what is expected.
+    """
+    name = getattr(builder, "__name__", str(builder))
+    known = options_of(builder)
+    values = {}
+    for key, value in given.items():
+        if key not in known:
+            raise UnknownNameError(f"option of {name}", key, known)
+        values[key] = _converted(name, key, value, known[key])
+    config = _config_of(builder)
+    if config is None:
+        return partial(builder, **values)
+    fields = {key: values.pop(key) for key in list(values) if key in _fields(config)}
+    return partial(_call_with_config, builder, config, fields, values)
+
+
+def options_of(builder: Callable[..., object]) -> dict[str, Any]:
+    """Return the options of a builder: name -> type."""
+    config = _config_of(builder)
+    fields = _fields(config) if config else {}
+    hints = typing.get_type_hints(builder)
+    keywords = {
+        key: hints[key]
+        for key, parameter in inspect.signature(builder).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and describe(hints[key])
+    }
+    return {**fields, **keywords}
+
+
+def defaults_of(builder: Callable[..., object]) -> dict[str, Any]:
+    """Return the options of a builder that have a default: name -> value."""
+    config = _config_of(builder)
+    sources = [builder, config] if config else [builder]
+    parameters = {
+        key: parameter.default
+        for source in sources
+        for key, parameter in inspect.signature(source).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    return {key: value for key, value in parameters.items() if key in options_of(builder)}
+
+
+def convert(text: str, hint: Any) -> Any:
+    """Read `text` as a value of the annotated type; ValueError if it is none."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _first_that_fits(text, arguments)
+    if origin is Literal:
+        return _first_equal(text, arguments)
+    if origin is tuple:
+        return tuple(convert(item.strip(), arguments[0]) for item in text.split(","))
+    if hint is bool:
+        return _first_equal(text, (True, False))
+    if hint in (int, float, str):
+        return hint(text)
+    return None if hint is types.NoneType and text.lower() == "none" else _no(text)
+
+
+def literal(text: str) -> Any:
+    """Read `text` as whatever it looks like: for functions whose types nobody declared."""
+    if "," in text:
+        return tuple(literal(item.strip()) for item in text.split(","))
+    return convert(text, int | float | bool | None | str)
+
+
+def describe(hint: Any) -> str:
+    """Say in words what values a type takes; empty for types that a spec cannot spell."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe(argument) for argument in arguments)
+    if origin is Literal:
+        return " or ".join(str(value) for value in arguments)
+    if origin is tuple:
+        return f"a comma-separated list, each {describe(arguments[0])}"
+    return _WORDS.get(hint, "")
+
+
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    types.NoneType: "none",
+}
+
+
+def _config_of(builder: Callable[..., object]) -> type | None:
+    parameters = list(inspect.signature(builder).parameters.values())
+    if not parameters or parameters[0].kind is not parameters[0].POSITIONAL_OR_KEYWORD:
+        return None
+    hint = typing.get_type_hints(builder).get(parameters[0].name)
+    return hint if isinstance(hint, type) and is_dataclass(hint) else None
+
+
+def _fields(config: type) -> dict[str, Any]:
+    return typing.get_type_hints(config)
+
+
+def _call_with_config(
+    builder: Callable[..., T], config: type, fields: dict[str, Any], values: dict[str, Any]
+) -> T:
+    return builder(config(**fields), **values)
+
+
+def _converted(name: str, key: str, value: Any, hint: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return convert(value, hint)
+    except ValueError:
+        raise SpecError(f"{name}: {key}={value} is not {describe(hint)}.") from None
+
+
+def _no(text: str) -> Any:
+    raise ValueError(text)
+
+
+def _first_that_fits(text: str, hints: tuple[Any, ...]) -> Any:
+    for hint in hints:
+        try:
+            return convert(text, hint)
+        except ValueError:
+            continue
+    return _no(text)
+
+
+def _first_equal(text: str, values: tuple[Any, ...]) -> Any:
+    matches = [value for value in values if str(value).lower() == text.lower()]
+    return matches[0] if matches else _no(text)
