@@ -74,7 +74,7 @@ def options_of(builder: Callable[..., object]) -> dict[str, Any]:
 def defaults_of(builder: Callable[..., object]) -> dict[str, Any]:
     """Return the options of a builder that have a default: name -> value."""
     config = _config_of(builder)
-    sources = [builder, config] if config else [builder]
+    sources: list[Callable[..., object]] = [builder, config] if config else [builder]
     parameters = {
         key: parameter.default
         for source in sources

@@ -1,1 +1,48 @@
+"""The command line: one command a file; it parses, calls the library, prints and saves.
 
+Exit code 0: fine; 1: the answer is no; 2: a mistake in the request.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ctxbench import __version__
+from ctxbench.cli import claims, flops, models
+from ctxbench.errors import CtxbenchError
+
+app = typer.Typer(
+    name="ctxbench",
+    help="Count, check, measure and report context-aware convolutions.",
+    rich_markup_mode=None,  # plain help: rich costs more than the 0.1 s that --help may take
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+app.command()(models.models)
+app.command()(flops.flops)
+app.command()(claims.claims)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ctxbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+def main() -> None:
+    """Run the command line; a deliberate error is one line and exit code 2."""
+    try:
+        app()
+    except CtxbenchError as error:
+        typer.echo(f"ctxbench: {error}", err=True)
+        sys.exit(2)

@@ -32,8 +32,9 @@ def resolve(spec: str, name: str, given: Mapping[str, str]) -> Network:
     return Network(
         spec=spec,
         build=partial(_call, name, build, options),
-        source=library if library in ("torchvision", "timm") else name,
-        inputs=lambda b, h, w: images(channels, b, h, w),
+        source=name,
+        inputs=partial(images, channels),
+        image_px=224,
     )
 
 

@@ -1,1 +1,1 @@
-
+"""Tables and figures from rows alone; nothing here imports torch."""

@@ -1,0 +1,158 @@
+"""Published figures against our counts: a verdict on each.
+
+A printed figure is judged by its digits: ours must round to them, or be cut off at them, which
+is then said. Nothing is reproduced by being near.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+from typing import Any
+
+from ctxbench.claims import GFLOPS, PARAMS, PARITY, Claim
+from ctxbench.errors import UnknownNameError
+from ctxbench.measure.conventions import CONVENTIONS
+from ctxbench.measure.flops import Count
+from ctxbench.measure.parity import compare
+
+REPRODUCED = "reproduced"
+CLOSE = "close"
+DIFFERS = "differs"
+PROVED_EQUAL = "proved equal"
+REFUTED = "refuted"
+NOT_BUILDABLE = "not buildable here yet"
+NEEDS_TRAINING = "needs training"
+VERDICTS = (
+    REPRODUCED, CLOSE, DIFFERS, PROVED_EQUAL, REFUTED, NOT_BUILDABLE, NEEDS_TRAINING,
+)  # fmt: skip
+
+_CLOSE = 0.02
+
+# (spec, image side in pixels) -> count
+CountSpec = Callable[[str, int], Count]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRow:
+    """A claim and what came of it; `difference` is relative, (ours - published) / published."""
+
+    paper: str
+    table: str
+    row: str
+    metric: str
+    published: str
+    ours: str | None
+    difference: float | None
+    convention: str | None
+    verdict: str
+    note: str
+    model: str
+    condition: str
+    source: str
+
+
+def judge(claim: Claim, count: CountSpec) -> ClaimRow:
+    """Judge one claim; `count` is asked for the networks that it is about."""
+    if claim.metric not in (PARAMS, GFLOPS, PARITY):
+        return _row(claim, NEEDS_TRAINING, note=claim.recipe or "")
+    try:
+        counted = count(claim.model, claim.image_px)
+        if claim.metric == PARITY:
+            return _judge_parity(claim, counted, count(claim.published, claim.image_px))
+    except UnknownNameError as error:
+        return _row(claim, NOT_BUILDABLE, note=str(error))
+    if claim.metric == PARAMS:
+        return _judge_figure(claim, {"parameters": counted.params / 1e6}, "parameters")
+    readings = {name: counted.total(name) / 1e9 for name in CONVENTIONS}
+    return _judge_figure(claim, readings, claim.convention)
+
+
+def select(rows: Iterable[Row], verdict: str | None) -> list[Row]:
+    """Keep the rows with a verdict; UnknownNameError names the verdicts there are."""
+    if verdict is not None and verdict not in VERDICTS:
+        raise UnknownNameError("verdict", verdict, VERDICTS)
+    return [row for row in rows if verdict in (None, row["verdict"])]
+
+
+def tally(rows: Iterable[Row]) -> str:
+    """Say how many claims there are of each verdict."""
+    found = Counter(row["verdict"] for row in rows)
+    return ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if found[verdict])
+
+
+def digits_match(value: float, printed: str) -> str | None:
+    """Tell whether a value is printed so when `rounded`, or else when `truncated`."""
+    target = Decimal(printed)
+    step = Decimal(1).scaleb(int(target.as_tuple().exponent))
+    exact = Decimal(repr(value))
+    if exact.quantize(step, ROUND_HALF_UP) == target:
+        return "rounded"
+    return "truncated" if exact.quantize(step, ROUND_DOWN) == target else None
+
+
+def _judge_figure(claim: Claim, readings: dict[str, float], preferred: str) -> ClaimRow:
+    """Name the reading that gives the printed digits, the preferred one if it does."""
+    order = [preferred, *(name for name in readings if name != preferred)]
+    fits = {name: how for name in order if (how := digits_match(readings[name], claim.published))}
+    ranked = sorted(fits, key=lambda name: (fits[name] != "rounded", name != preferred))
+    chosen = ranked[0] if ranked else preferred
+    difference = readings[chosen] / float(claim.published) - 1
+    if ranked:
+        verdict = REPRODUCED
+        notes = [f"{name} fits too, {fits[name]}" for name in ranked[1:]]
+        notes = ["truncated, not rounded"] * (fits[chosen] == "truncated") + notes
+    else:
+        verdict = CLOSE if abs(difference) <= _CLOSE else DIFFERS
+        notes = [f"{name}: {readings[name]:.4f}" for name in readings if name != chosen]
+    return _row(
+        claim,
+        verdict,
+        ours=f"{readings[chosen]:.6f}",
+        difference=difference,
+        convention=chosen,
+        note="; ".join(notes),
+    )
+
+
+def _judge_parity(claim: Claim, counted: Count, against: Count) -> ClaimRow:
+    parity = compare(counted, against)
+    same = parity.layers - len(parity.unequal)
+    note = f"{same} of {parity.layers} layers equal"
+    note += f"; first other: {parity.unequal[0]}" if parity.unequal else ""
+    note += f"; other work differs: {', '.join(parity.other_work)}" if parity.other_work else ""
+    return _row(
+        claim,
+        PROVED_EQUAL if parity.equal else REFUTED,
+        ours=f"{parity.params_difference:+d} parameters, {parity.macs_difference:+d} MACs",
+        difference=max(counted.macs / against.macs, counted.params / against.params) - 1,
+        convention="macs",
+        note=note,
+    )
+
+
+def _row(
+    claim: Claim,
+    verdict: str,
+    *,
+    ours: str | None = None,
+    difference: float | None = None,
+    convention: str | None = None,
+    note: str = "",
+) -> ClaimRow:
+    return ClaimRow(
+        claim.paper,
+        claim.table,
+        claim.row,
+        claim.metric,
+        claim.published,
+        ours,
+        difference,
+        convention,
+        verdict,
+        note,
+        claim.model,
+        claim.condition,
+        claim.source,
+    )

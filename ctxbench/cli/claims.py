@@ -1,0 +1,51 @@
+"""`ctxbench claims`."""
+
+from typing import Annotated
+
+import typer
+
+from ctxbench.cli._options import RESULTS, FormatOption, OutOption, QuietOption, note, progress
+
+_COLUMNS = {
+    "table": "table",
+    "row": "row",
+    "metric": "metric",
+    "published": "published",
+    "ours": "ours",
+    "difference": "difference",
+    "convention": "counted as",
+    "verdict": "verdict",
+}
+
+
+def claims(
+    paper: Annotated[
+        str | None, typer.Option("--paper", help="One paper only, like coconv; default: all.")
+    ] = None,
+    verdict: Annotated[
+        str | None, typer.Option("--verdict", help="Print only the claims with this verdict.")
+    ] = None,
+    form: FormatOption = "table",
+    out: OutOption = RESULTS,
+    quiet: QuietOption = False,
+) -> None:
+    """Put every published figure beside ours, with a verdict; exit code 1 if parity fails.
+
+    Example: ctxbench claims --paper coconv --verdict differs
+    """
+    from ctxbench.claims import load_claims
+    from ctxbench.claims.verdict import REFUTED, judge, select, tally
+    from ctxbench.measure.costs import Setting, count_spec
+    from ctxbench.records import append_rows, as_row
+    from ctxbench.render import render
+
+    published = load_claims(paper)
+    rows = [
+        as_row(judge(claim, lambda spec, px: count_spec(spec, Setting(image_size=(px, px)))[0]))
+        for claim in progress(published, "counting", quiet=quiet)
+    ]
+    append_rows("claims", rows, raw=out / "raw")
+    typer.echo(render(select(rows, verdict), {"paper": "paper", **_COLUMNS}, form))
+    note(tally(rows), quiet=quiet)
+    if any(row["verdict"] == REFUTED for row in rows):
+        raise typer.Exit(1)

@@ -1,0 +1,133 @@
+"""`ctxbench flops`."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from ctxbench.cli._options import (
+    RESULTS,
+    BatchOption,
+    FormatOption,
+    ImageSizeOption,
+    OutOption,
+    QuietOption,
+    image_size,
+    note,
+    progress,
+)
+
+_LAYERS = {
+    "model": "network",
+    "layer": "layer",
+    "kind": "kind",
+    "params": "params",
+    "macs": "MACs",
+}
+_COSTS = {
+    "model": "network",
+    "input_shape": "input",
+    "params": "params",
+    "macs": "MACs",
+    "flops": "FLOPs (2 x MACs)",
+}
+
+
+def flops(
+    specs: Annotated[
+        list[str], typer.Argument(metavar="SPEC...", help="Networks: coresnet50, 'coresnet*', ...")
+    ],
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="SPEC", help="The network to compare with.")
+    ] = None,
+    size: ImageSizeOption = None,
+    batch: BatchOption = 1,
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="One row a layer instead of one a network.")
+    ] = False,
+    convention: Annotated[
+        str, typer.Option("--convention", help="Show the total in this way of counting too.")
+    ] = "macs",
+    cross_check: Annotated[
+        bool, typer.Option("--cross-check", help="Count with torch's own counter beside ours.")
+    ] = False,
+    allow_uncounted: Annotated[
+        bool, typer.Option("--allow-uncounted", help="Note operations without a rule and go on.")
+    ] = False,
+    form: FormatOption = "table",
+    out: OutOption = RESULTS,
+    quiet: QuietOption = False,
+) -> None:
+    """Count parameters, MACs and FLOPs of networks, in total or by layer.
+
+    Example: ctxbench flops coresnet50 --against resnet50 --per-layer
+    """
+    from ctxbench.measure.conventions import convention as look_up
+    from ctxbench.measure.costs import Setting, measure_costs, measure_layers
+    from ctxbench.models.listing import expand
+    from ctxbench.records import append_rows, as_row
+    from ctxbench.render import render
+
+    look_up(convention)
+    setting = Setting(batch, image_size(size), allow_uncounted, cross_check)
+    costs, layers = [], []
+    for spec in progress(expand(specs), "counting", quiet=quiet):
+        costs.append(as_row(measure_costs(spec, against=against, setting=setting)))
+        append_rows("costs", costs[-1:], raw=out / "raw")
+        if per_layer:
+            found = measure_layers(spec, against=against, setting=setting)
+            layers += [as_row(row) for row in found]
+            append_rows("layers", map(as_row, found), raw=out / "raw")
+    if per_layer:
+        typer.echo(render(layers, _layer_columns(against), form))
+    else:
+        typer.echo(render([_flat(row) for row in costs], _columns(costs, convention), form))
+    for row in costs:
+        for text in _notes(row, layers):
+            note(text, quiet=quiet)
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, **{f"in_{name}": total for name, total in row["conventions"].items()}}
+
+
+def _columns(rows: Sequence[dict[str, Any]], convention: str) -> dict[str, str]:
+    from ctxbench.measure.conventions import CONVENTIONS
+
+    columns = dict(_COSTS)
+    if convention not in ("macs", "flops"):
+        columns[f"in_{convention}"] = f"{convention} ({CONVENTIONS[convention].unit})"
+    if any(row["torch_macs"] is not None for row in rows):
+        columns["torch_macs"] = "MACs by torch"
+    if any(row["against"] for row in rows):
+        columns["params_difference"] = f"params - {rows[0]['against']}"
+        columns["macs_difference"] = f"MACs - {rows[0]['against']}"
+    return columns
+
+
+def _layer_columns(against: str | None) -> dict[str, str]:
+    if against is None:
+        return _LAYERS
+    other = {"against_params": f"params of {against}", "against_macs": f"MACs of {against}"}
+    return {**_LAYERS, **other, "equal": "equal"}
+
+
+def _notes(row: dict[str, Any], layers: Sequence[dict[str, Any]]) -> list[str]:
+    """Say what a reader of the numbers must not miss."""
+    name, notes = row["model"], []
+    for operation in row["uncounted"]:
+        notes.append(f"NOT COUNTED in {name}: {operation}. The numbers are too low.")
+    if row["torch_macs"] not in (None, row["comparable_macs"]):
+        notes.append(
+            f"DISAGREEMENT on {name}: torch's counter finds {row['torch_macs']:,} MACs where "
+            f"ours finds {row['comparable_macs']:,} in the operations that both know."
+        )
+    paired = [layer for layer in layers if layer["model"] == name and row["against"]]
+    unequal = [layer["layer"] for layer in paired if not layer["equal"]]
+    if paired and not unequal:
+        notes.append(f"{name} costs what {row['against']} does, in each of {len(paired)} layers.")
+    elif unequal:
+        notes.append(
+            f"{name} differs from {row['against']} in {len(unequal)} of {len(paired)} layers."
+        )
+    return notes

@@ -1,0 +1,117 @@
+"""What a network named by a spec costs, as a row."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+
+from ctxbench.measure.conventions import CONVENTIONS
+from ctxbench.measure.flops import Count, count
+from ctxbench.measure.parity import pair_layers
+from ctxbench.models import resolve, without_weights
+
+
+@dataclass(frozen=True, slots=True)
+class CostRow:
+    """Parameters and work of one forward pass; `conventions` holds the total in each of them.
+
+    `torch_macs` is what torch's own counter makes of it and `comparable_macs` what we count of the
+    kinds it knows; the differences are to the network `against`, if one was named.
+    """
+
+    model: str
+    input_shape: tuple[int, ...]
+    params: int
+    macs: int
+    flops: int
+    conventions: Mapping[str, int]
+    macs_by_kind: Mapping[str, int]
+    elements: Mapping[str, int]
+    uncounted: tuple[str, ...]
+    comparable_macs: int
+    torch_macs: int | None = None
+    against: str | None = None
+    params_difference: int | None = None
+    macs_difference: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One layer of a network beside that of the same name in `against`; None where absent."""
+
+    model: str
+    against: str | None
+    input_shape: tuple[int, ...]
+    layer: str
+    kind: str | None
+    params: int | None
+    macs: int | None
+    against_kind: str | None
+    against_params: int | None
+    against_macs: int | None
+    equal: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What networks are counted on; `image_size` is (height, width), None each network's own."""
+
+    batch: int = 1
+    image_size: tuple[int, int] | None = None
+    allow_uncounted: bool = False
+    cross_check: bool = False
+
+
+@cache
+def count_spec(spec: str, setting: Setting = Setting()) -> tuple[Count, tuple[int, ...]]:
+    """Count the network of a spec, without allocating its weights; asked again, it remembers.
+
+    Returns the count and the shape of the input.
+    """
+    network = resolve(spec)
+    height, width = setting.image_size or (network.image_px, network.image_px)
+    x = network.inputs(setting.batch, height, width)
+    counted = count(
+        without_weights(network),
+        x,
+        allow_uncounted=setting.allow_uncounted,
+        cross_check=setting.cross_check,
+    )
+    return counted, tuple(x.shape)
+
+
+def measure_costs(spec: str, *, against: str | None = None, setting: Setting) -> CostRow:
+    """Count a network and, on the same input size, the one it is compared with."""
+    counted, shape = count_spec(spec, setting)
+    other = count_spec(against, same_size(spec, setting))[0] if against else None
+    return CostRow(
+        model=spec,
+        input_shape=shape,
+        params=counted.params,
+        macs=counted.macs,
+        flops=counted.flops,
+        conventions={name: counted.total(name) for name in CONVENTIONS},
+        macs_by_kind=dict(counted.work.macs_by_kind),
+        elements=dict(counted.work.elements),
+        uncounted=counted.uncounted,
+        comparable_macs=counted.comparable_macs,
+        torch_macs=counted.torch_macs,
+        against=against,
+        params_difference=counted.params - other.params if other else None,
+        macs_difference=counted.macs - other.macs if other else None,
+    )
+
+
+def measure_layers(spec: str, *, against: str | None = None, setting: Setting) -> list[LayerRow]:
+    """Count a network layer by layer, beside the one it is compared with."""
+    counted, shape = count_spec(spec, setting)
+    other = count_spec(against, same_size(spec, setting))[0] if against else None
+    return [
+        LayerRow(spec, against, shape, **asdict(pair), equal=pair.equal if other else None)
+        for pair in pair_layers(counted, other)
+    ]
+
+
+def same_size(spec: str, setting: Setting) -> Setting:
+    """Return the setting with the image size that `spec` is counted at."""
+    side = resolve(spec).image_px
+    return replace(setting, image_size=setting.image_size or (side, side))

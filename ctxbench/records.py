@@ -1,0 +1,150 @@
+"""Rows of results: appended to `raw/<kind>.jsonl` as they are made, stamped, never edited."""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ctxbench.errors import RecordsError
+
+RAW = Path("results/raw")
+_VERSIONED = ("ctxbench", "torch", "torchvision", "fvcore")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of one kind, and what had to be left out in reading them."""
+
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+
+
+def append_rows(
+    kind: str, rows: Iterable[Mapping[str, Any]], *, raw: Path = RAW, seed: int | None = None
+) -> Path:
+    """Append one JSON line a row to `raw/<kind>.jsonl`, stamped, and return the file's path.
+
+    All lines are written at once under a lock, so that processes which append together lose
+    nothing, and behind a line that a crash tore off they begin a new one.
+    """
+    stamped = stamp(seed)
+    lines = "".join(f"{json.dumps({**row, 'stamp': stamped})}\n" for row in rows).encode()
+    path = raw / f"{kind}.jsonl"
+    try:
+        raw.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write((b"\n" if _torn(path) else b"") + lines)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise RecordsError(f"Cannot append to {path}: {error.strerror}. Choose --out.") from None
+    return path
+
+
+def read_rows(kind: str, *, raw: Path = RAW) -> Rows:
+    """Read the rows of a kind, oldest first; lines that are no row are skipped and noted."""
+    path = raw / f"{kind}.jsonl"
+    if not path.is_file():
+        return Rows([])
+    rows: list[Row] = []
+    torn = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif line.strip():
+            torn.append(number)
+    notes = [f"{path}: skipped line {number}, which is no complete row." for number in torn]
+    return Rows(rows, notes)
+
+
+def latest(rows: Iterable[Row], *key: str) -> list[Row]:
+    """Keep the last row for each value of the key columns, in the order they first came."""
+    kept: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        kept[tuple(json.dumps(row.get(name)) for name in key)] = row
+    return list(kept.values())
+
+
+def as_row(record: Any) -> Row:
+    """Turn a frozen dataclass of plain values into a row."""
+    return asdict(record)
+
+
+def stamp(seed: int | None = None) -> Row:
+    """Say what made a row: time, command, seed, versions, machine and commit."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "seed": seed,
+        **_surroundings(),
+    }
+
+
+@cache
+def _surroundings() -> Row:
+    return {
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "machine": {"system": platform.system(), "cpu": _cpu(), "cores": os.cpu_count()},
+    }
+
+
+def _torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _VERSIONED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    """Return the processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str | None:
+    """Return the commit that last changed the package, marked if its files differ from it."""
+    commit = _git("log", "-1", "--format=%h", "--abbrev=12", "--", ".")
+    return f"{commit}-dirty" if commit and _git("status", "--porcelain", "--", ".") else commit
+
+
+def _git(*words: str) -> str | None:
+    home = Path(__file__).parent
+    try:
+        run = subprocess.run(
+            ["git", "-C", home, *words], capture_output=True, text=True, check=False, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return run.stdout.strip() or None
