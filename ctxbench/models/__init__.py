@@ -31,6 +31,11 @@ __all__ = [
 _FAMILIES = (
     "resnet",
     "coresnet",
+    "preact_resnet",
+    "se_resnet",
+    "nonlocal_resnet",
+    "ssd",
+    "progan",
 )
 
 MODELS: dict[str, ModelSpec] = {

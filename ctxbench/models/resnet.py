@@ -42,12 +42,13 @@ class ResNetConfig:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a block stands: its stage (from 0), strides and dilations, and if it ends the stage.
+    """Where a block stands: its stage and its index there (both from 0), strides and dilations.
 
-    `entry_dilation` is that of the convolution which carries the stride.
+    `entry_dilation` is that of the convolution which carries the stride; `last` ends the stage.
     """
 
     stage: int
+    index: int
     stride: int
     entry_dilation: int
     dilation: int
@@ -107,7 +108,7 @@ class BasicBlock(nn.Module):
         """Return ReLU(residual + identity)."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.attention(self.bn2(self.conv2(y)))
-        return self.relu(self.end_norm(y + self.downsample(x)))
+        return self.relu(self.end_norm(y + self.downsample(x)))  # type: ignore[no-any-return]
 
 
 class Bottleneck(nn.Module):
@@ -135,7 +136,7 @@ class Bottleneck(nn.Module):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.attention(self.bn3(self.conv3(y)))
-        return self.relu(self.end_norm(y + self.downsample(x)))
+        return self.relu(self.end_norm(y + self.downsample(x)))  # type: ignore[no-any-return]
 
 
 class ResNet(nn.Module):
@@ -170,7 +171,7 @@ class ResNet(nn.Module):
         blocks = []
         for place in places:
             blocks.append(block(self.out_channels, width, place))
-            self.out_channels = int(blocks[-1].out_channels)
+            self.out_channels = int(blocks[-1].out_channels)  # type: ignore[arg-type]
         end = stage_end(self.out_channels)
         return nn.Sequential(*blocks, *([] if isinstance(end, nn.Identity) else [end]))
 
@@ -216,10 +217,18 @@ def places_of(config: ResNetConfig) -> list[list[Place]]:
         entry_stride = wanted if stride * wanted <= limit else 1
         entry_dilation, dilation = dilation, dilation * wanted // entry_stride
         stride *= entry_stride
-        rest = Place(stage, 1, dilation, dilation, last=False)
-        places = [Place(stage, entry_stride, entry_dilation, dilation, last=False)]
-        places += [rest] * (count - 1)
-        stages.append([*places[:-1], _as_last(places[-1])])
+        places = [
+            Place(
+                stage,
+                index,
+                stride=1 if index else entry_stride,
+                entry_dilation=dilation if index else entry_dilation,
+                dilation=dilation,
+                last=index == count - 1,
+            )
+            for index in range(count)
+        ]
+        stages.append(places)
     return stages
 
 
@@ -228,10 +237,6 @@ def initialise(network: nn.Module) -> None:
     for parameter in network.parameters():
         if parameter.ndim == 4:
             nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
-
-
-def _as_last(place: Place) -> Place:
-    return Place(place.stage, place.stride, place.entry_dilation, place.dilation, last=True)
 
 
 def _last_norms(channels: int, *, moved: bool) -> tuple[nn.Module, nn.Module]:
