@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ctxbench import __version__
-from ctxbench.cli import claims, flops, models
+from ctxbench.cli import claims, flops, models, report
 from ctxbench.errors import CtxbenchError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command()(models.models)
 app.command()(flops.flops)
 app.command()(claims.claims)
+app.command()(report.report)
 
 
 def _version(asked: bool) -> None:

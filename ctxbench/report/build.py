@@ -1,0 +1,121 @@
+"""The report: every table and figure, rebuilt from the rows in `raw` alone."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pandas import DataFrame
+
+from ctxbench.errors import RecordsError
+from ctxbench.records import RAW, Row, read_rows
+from ctxbench.render import Format
+from ctxbench.report import readme as marked
+from ctxbench.report.figures import FIGURES, save
+from ctxbench.report.tables import TABLES, text
+
+# kind of row -> the command that makes those that the report shows
+COMMANDS = {
+    "costs": "ctxbench flops 'coresnet*' 'resnet*' --cross-check",
+    "claims": "ctxbench claims",
+    "layers": "ctxbench flops coresnet50 --against resnet50 --per-layer",
+    "counting": "python benchmarks/counting.py",
+}
+# the tables with files of their own; the others are for a README
+_FILED = ("costs", "claims", "counting")
+_FORMATS: tuple[Format, ...] = ("csv", "md")
+_IMAGES = ("png", "svg")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportSummary:
+    """The files that were written, and what a reader of them must not miss."""
+
+    written: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def build_report(raw: Path, out: Path, *, readme: Path | None = None) -> ReportSummary:
+    """Write `out/tables`, `out/figures` and the marked tables of a README; same rows, same bytes.
+
+    What no row is behind is not written, its files from before are removed, and both are noted.
+    Raises RecordsError if there are no rows at all, or if the README's markers are wrong.
+    """
+    rows, notes = _read(raw)
+    page = marked.read(readme) if readme else ""
+    places = marked.blocks(page, TABLES, readme) if readme else []
+    tables = {name: table.make(rows[table.kind]) for name, table in TABLES.items()}
+    tables = {name: frame for name, frame in tables.items() if len(frame)}
+    drawn = {name: picture.select(rows[picture.kind]) for name, picture in FIGURES.items()}
+    drawn = {name: frame for name, frame in drawn.items() if len(frame)}
+    try:
+        notes += _remove_stale(raw, out, {"tables": tables, "figures": drawn})
+        written = _write_tables(tables, out / "tables") + _write_figures(drawn, out / "figures")
+        if readme:
+            filled = {name: text(frame, "md") for name, frame in tables.items()}
+            readme.write_bytes(marked.fill(page, places, filled).encode())
+            lacking = dict.fromkeys(at.name for at in places if at.name not in tables)
+            notes += [f"{readme}: left {name} as it was, for want of rows." for name in lacking]
+            notes += [] if places else [f"{readme}: it has no <!-- ctxbench:NAME --> to fill."]
+            written.append(readme)
+    except OSError as error:
+        raise RecordsError(f"Cannot write {error.filename}: {error.strerror}.") from None
+    return ReportSummary(tuple(written), tuple(notes))
+
+
+def _read(raw: Path) -> tuple[dict[str, list[Row]], list[str]]:
+    """Read the rows of every kind that is shown, and note what is not."""
+    found = {kind: read_rows(kind, raw=raw) for kind in COMMANDS}
+    if not any(read.rows for read in found.values()):
+        ways = "; ".join(_command(kind, raw) for kind in COMMANDS)
+        raise RecordsError(f"There are no rows in {raw} to report. Make some: {ways}")
+    notes = [note for read in found.values() for note in read.notes]
+    known = {f"{kind}.jsonl" for kind in COMMANDS}
+    others = sorted(path.name for path in raw.iterdir() if path.name not in known)
+    if others:
+        notes.append(f"{raw}: {len(others)} of its files are not shown: {', '.join(others)}.")
+    return {kind: read.rows for kind, read in found.items()}, notes
+
+
+def _command(kind: str, raw: Path) -> str:
+    elsewhere = raw != RAW and COMMANDS[kind].startswith("ctxbench")
+    return COMMANDS[kind] + (f" --out {shlex.quote(str(raw.parent))}" if elsewhere else "")
+
+
+def _remove_stale(raw: Path, out: Path, made: Mapping[str, Mapping[str, DataFrame]]) -> list[str]:
+    """Remove the files of each table and figure that no row is behind."""
+    files = {("tables", name, TABLES[name].kind): _FORMATS for name in _FILED}
+    images = {("figures", name, picture.kind): _IMAGES for name, picture in FIGURES.items()}
+    notes = []
+    for (folder, name, kind), suffixes in {**files, **images}.items():
+        if name in made[folder]:
+            continue
+        stale = [out / folder / f"{name}.{suffix}" for suffix in suffixes]
+        stale = [path for path in stale if path.exists()]
+        for path in stale:
+            path.unlink()
+        removed = f"; removed {', '.join(path.name for path in stale)} from before" if stale else ""
+        notes.append(f"No {folder}/{name}: no rows for it. Run {_command(kind, raw)}{removed}.")
+    return notes
+
+
+def _write_tables(tables: Mapping[str, DataFrame], folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in (name for name in _FILED if name in tables):
+        for form in _FORMATS:
+            path = folder / f"{name}.{form}"
+            path.write_text(f"{text(tables[name], form)}\n", encoding="utf-8")
+            written.append(path)
+    return written
+
+
+def _write_figures(drawn: Mapping[str, DataFrame], folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, frame in drawn.items():
+        figure = FIGURES[name].draw(frame)
+        for suffix in _IMAGES:
+            written.append(folder / f"{name}.{suffix}")
+            save(figure, written[-1])
+    return written

@@ -1,0 +1,27 @@
+"""Figures: rows -> what is drawn -> Figure, both steps pure."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+from pandas import DataFrame
+
+from ctxbench.records import Row
+from ctxbench.report import _claims_figure, _parity_figure
+from ctxbench.report._style import save
+
+__all__ = ["FIGURES", "Picture", "save"]
+
+
+class Picture(NamedTuple):
+    """A figure: the kind of row it is made of, what it takes of them, and how it is drawn."""
+
+    kind: str
+    select: Callable[[Iterable[Row]], DataFrame]
+    draw: Callable[[DataFrame], Figure]
+
+
+FIGURES = {
+    "claims": Picture("claims", _claims_figure.select, _claims_figure.draw),
+    "parity": Picture("layers", _parity_figure.select, _parity_figure.draw),
+}

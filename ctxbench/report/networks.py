@@ -1,0 +1,62 @@
+"""Claims gathered by network: one line holds all that is published of its cost, beside ours."""
+
+from collections.abc import Iterable, Sequence
+
+from ctxbench.records import Row
+
+# the columns that tell one published figure from another
+CLAIM = ("paper", "table", "row", "metric", "model")
+# the metrics of a network's cost, as they stand in the rows; every other needs training
+PARAMS, GFLOPS, PARITY = "params (M)", "GFLOPs", "same cost as"
+
+_PREFIX = {PARAMS: "params", GFLOPS: "gflops"}
+# what a line holds of a claim on parameters or GFLOPs
+CELLS = ("published", "ours", "difference", "convention", "verdict")
+
+
+def networks(claims: Iterable[Row]) -> list[Row]:
+    """Gather claims to one line for each row of a paper's table that tells a network's cost.
+
+    A line holds `params_published`, `params_ours`, `params_difference`, `params_convention` and
+    `params_verdict`, the same of `gflops`, and `parity`: whether it costs what another one does.
+    """
+    lines: dict[tuple[str, ...], Row] = {}
+    for claim in claims:
+        key = {name: claim[name] for name in ("paper", "table", "row", "model", "source")}
+        if claim["metric"] in _PREFIX:
+            prefix = _PREFIX[claim["metric"]]
+            cells = {f"{prefix}_{name}": claim[name] for name in CELLS}
+        elif claim["metric"] == PARITY:
+            cells = {"parity": f"{claim['published']}: {claim['verdict']}"}
+        else:
+            continue
+        lines.setdefault(tuple(key.values()), key).update(cells)
+    return list(lines.values())
+
+
+def merge(lines: Iterable[Row], same: Sequence[str]) -> list[Row]:
+    """Merge the lines that are equal in the columns `same`, in the order they first came.
+
+    `models` of a merged line lists its networks, `table` and `parity` all that its lines say.
+    """
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for line in lines:
+        groups.setdefault(tuple(line.get(key) for key in same), []).append(line)
+    return [
+        {
+            **group[0],
+            "models": _distinct(group, "model"),
+            "table": _tables(_distinct(group, "table")),
+            "parity": ", ".join(_distinct(group, "parity")),
+        }
+        for group in groups.values()
+    ]
+
+
+def _distinct(lines: Iterable[Row], key: str) -> list[str]:
+    return list(dict.fromkeys(line[key] for line in lines if line.get(key)))
+
+
+def _tables(names: Sequence[str]) -> str:
+    """Write `Table 1`, `Table 4` as `1, 4`."""
+    return ", ".join(name.removeprefix("Table ") for name in names)

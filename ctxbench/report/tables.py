@@ -1,0 +1,135 @@
+"""Tables: rows -> DataFrame, one function a table; every cell keeps its exact value."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from pandas import DataFrame
+
+from ctxbench.records import Row, latest
+from ctxbench.render import Format, render
+from ctxbench.report.networks import CLAIM, GFLOPS, PARAMS, PARITY, merge, networks
+
+_CLAIMS = (
+    "paper", "table", "row", "metric", "published", "ours", "difference", "convention",
+    "verdict", "note", "model", "condition", "source",
+)  # fmt: skip
+_COSTS = (
+    "model", "input_shape", "params", "macs", "flops", "fvcore", "mac-bn-relu", "torch_macs",
+    "uncounted",
+)  # fmt: skip
+_HEADLINE = (
+    "paper", "networks", "table", "params_published", "params_ours", "params_verdict",
+    "gflops_published", "gflops_ours", "gflops_convention", "gflops_verdict", "parity",
+)  # fmt: skip
+# the order in which the verdicts stand
+_VERDICTS = (
+    "reproduced", "close", "differs", "proved equal", "refuted", "not buildable here yet",
+    "needs training",
+)  # fmt: skip
+_HEADINGS = {
+    "model": "network",
+    "input_shape": "input",
+    "macs": "MACs",
+    "flops": "FLOPs (2 x MACs)",
+    "torch_macs": "MACs by torch's counter",
+    "uncounted": "not counted",
+    "difference": "relative difference",
+    "convention": "counted as",
+    "params_published": "params (M), published",
+    "params_ours": "ours",
+    "params_verdict": "verdict",
+    "gflops_published": "GFLOPs, published",
+    "gflops_ours": "ours",
+    "gflops_convention": "counted as",
+    "gflops_verdict": "verdict",
+    "parity": "same cost as",
+    "median_s": "median (s)",
+    "peak_mib": "peak (MiB)",
+}
+
+
+class Table(NamedTuple):
+    """A table: the kind of row it is made of, and how."""
+
+    kind: str
+    make: Callable[[Iterable[Row]], DataFrame]
+
+
+def costs(rows: Iterable[Row]) -> DataFrame:
+    """Make a row for each network and input shape: what was counted last."""
+    found = latest(rows, "model", "input_shape")
+    flat = [{**(row.get("conventions") or {}), **row} for row in found]
+    named = [{**row, "uncounted": ", ".join(row.get("uncounted") or ())} for row in flat]
+    return _frame(named, _COSTS)
+
+
+def claims(rows: Iterable[Row]) -> DataFrame:
+    """Make a row for each published figure: how it was judged last."""
+    return _frame(latest(rows, *CLAIM), _CLAIMS)
+
+
+def counting(rows: Iterable[Row]) -> DataFrame:
+    """Make a row for each network and counter, with every column that holds single values."""
+    found = latest(rows, "model", "counter")
+    keys = list(dict.fromkeys(key for row in found for key in row))
+    nested = {key for row in found for key in row if isinstance(row[key], dict | list)}
+    return _frame(found, [key for key in keys if key not in nested])
+
+
+def verdicts(rows: Iterable[Row]) -> DataFrame:
+    """Count the claims of each verdict, by what is claimed."""
+    counted = (PARAMS, GFLOPS, PARITY)
+    found = latest(rows, *CLAIM)
+    tally: dict[str, Counter[str]] = {}
+    for row in found:
+        group = row["metric"] if row["metric"] in counted else "after training"
+        tally.setdefault(group, Counter())[row["verdict"]] += 1
+    total = sum(tally.values(), Counter[str]())
+    order = [verdict for verdict in _VERDICTS if total[verdict]]
+    order += sorted(set(total) - set(_VERDICTS))
+    lines = [
+        {"metric": group, "claims": count.total(), **{verdict: count[verdict] for verdict in order}}
+        for group, count in tally.items()
+    ]
+    return _frame(lines, ["metric", "claims", *order])
+
+
+def headline(rows: Iterable[Row]) -> DataFrame:
+    """Put published parameters and GFLOPs beside ours; networks with equal cells share a row."""
+    cells = [key for key in _HEADLINE if key not in ("networks", "table", "parity")]
+    found = merge(networks(latest(rows, *CLAIM)), cells)
+    return _frame([{**line, "networks": _name(line["models"])} for line in found], _HEADLINE)
+
+
+TABLES = {
+    "costs": Table("costs", costs),
+    "claims": Table("claims", claims),
+    "counting": Table("counting", counting),
+    "verdicts": Table("claims", verdicts),
+    "headline": Table("claims", headline),
+}
+
+
+def text(frame: DataFrame, form: Format) -> str:
+    """Write a table in a form, with its columns' headings for readers."""
+    headings = {str(key): _HEADINGS.get(str(key), str(key).replace("_", " ")) for key in frame}
+    rows = [{str(key): cell for key, cell in row.items()} for row in frame.to_dict("records")]
+    return render(rows, headings, form)
+
+
+def _frame(rows: Sequence[Row], columns: Sequence[str]) -> DataFrame:
+    cells = [[row.get(key) for key in columns] for row in rows]
+    # object: beside an empty cell, pandas would turn integers into floats
+    return DataFrame(cells, columns=list(columns), dtype=object)
+
+
+def _name(models: Sequence[str]) -> str:
+    """Name several networks; more than one setting of the same network is a count."""
+    settings: dict[str, list[str]] = {}
+    for model in models:
+        settings.setdefault(model.partition(":")[0], []).append(model)
+    return ", ".join(
+        specs[0] if len(specs) == 1 else f"{base} ({len(specs)} settings)"
+        for base, specs in settings.items()
+    )

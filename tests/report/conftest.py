@@ -1,0 +1,25 @@
+import json
+
+import pytest
+
+from tests.report.rows import CLAIMS, COSTS, LAYERS, STAMP
+
+
+@pytest.fixture
+def save_rows():
+    """Append rows to `raw/<kind>.jsonl` as the library stamps them."""
+
+    def save(raw, kind, rows):
+        raw.mkdir(parents=True, exist_ok=True)
+        with (raw / f"{kind}.jsonl").open("a") as file:
+            file.writelines(f"{json.dumps({'stamp': STAMP, **row})}\n" for row in rows)
+
+    return save
+
+
+@pytest.fixture
+def raw(tmp_path, save_rows):
+    """A folder with rows of every kind but `counting`."""
+    for kind, rows in {"claims": CLAIMS, "costs": COSTS, "layers": LAYERS}.items():
+        save_rows(tmp_path / "raw", kind, rows)
+    return tmp_path / "raw"

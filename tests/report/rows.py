@@ -1,0 +1,62 @@
+"""Small rows written by hand, as the commands would save them."""
+
+STAMP = {"time": "2026-01-01T00:00:00+00:00", "command": "by hand"}
+
+
+def claim(row, model, metric, published, **changes):
+    """A claim of a paper that never was; it needs training unless `changes` say otherwise."""
+    untold = dict.fromkeys(("ours", "difference", "convention"))
+    text = {"paper": "toy", "table": "Table 1", "condition": "8x8", "source": "Toy et al., 2020"}
+    told = {"row": row, "model": model, "metric": metric, "published": published}
+    return {**text, **untold, "verdict": "needs training", "note": "", **told, **changes}
+
+
+def counted(row, model, metric, published, ours, verdict, **changes):
+    way = "parameters" if metric.startswith("params") else "macs"
+    difference = float(ours) / float(published) - 1
+    judged = {"ours": ours, "difference": difference, "convention": way, "verdict": verdict}
+    return claim(row, model, metric, published, **judged, **changes)
+
+
+CLAIMS = [
+    counted("Plain", "plain", "params (M)", "10.00", "10.001", "reproduced"),
+    counted("Plain", "plain", "GFLOPs", "2.00", "2.010", "close"),
+    counted("Wide", "wide", "params (M)", "10.00", "10.001", "reproduced"),
+    counted("Wide", "wide", "GFLOPs", "2.00", "2.010", "close"),
+    claim(
+        "Wide", "wide", "same cost as", "plain", verdict="proved equal", ours="+0", difference=0.0
+    ),
+    counted("Deep", "deep:levels=2", "params (M)", "30.00", "45.000", "differs"),
+    claim("Deep", "deep:levels=2", "GFLOPs", "9.00", verdict="not buildable here yet"),
+    claim("Wide", "wide", "top-1 error (%)", "23.4"),
+]
+
+
+def cost(model, params, torch_macs, shape=(1, 3, 8, 8), **changes):
+    macs = 10 * params
+    ways = {"macs": macs, "flops": 2 * macs, "fvcore": macs + 1, "mac-bn-relu": macs + 2}
+    row = {"model": model, "input_shape": list(shape), "params": params, "macs": macs}
+    row |= {"flops": 2 * macs, "conventions": ways, "uncounted": [], "torch_macs": torch_macs}
+    return {**row, **changes}
+
+
+COSTS = [cost("plain", 9_007_199_254_740_993, 7), cost("wide", 12, None)]
+
+
+def layer(name, macs, *, kind="Conv2d", against_macs=None, **changes):
+    row = {"model": "coresnet50", "against": "resnet50", "input_shape": [1, 3, 8, 8]}
+    row |= {"layer": name, "kind": kind, "params": 5, "macs": macs, "against_kind": "Conv2d"}
+    row |= {"against_params": 5, "against_macs": macs if against_macs is None else against_macs}
+    return {**row, "stamp": STAMP, **changes}
+
+
+LAYERS = [
+    layer("conv1", 3_000_000),
+    layer("layer1.0.conv2", 2_000_000, kind="CoConv2d"),
+    layer("layer1.0.bn2", 0, kind="BatchNorm2d", against_kind="BatchNorm2d"),
+    layer("fc", 1_000_000),
+]
+COUNTING = [
+    {"model": "plain", "counter": "ours", "median_s": 0.5, "macs": 12345678901, "runs": 5},
+    {"model": "plain", "counter": "theirs", "median_s": 0.7, "macs": None, "all_s": [0.7, 0.8]},
+]
