@@ -27,7 +27,7 @@ def render(rows: Sequence[Row], columns: Mapping[str, str], form: Format) -> str
     if form == "csv":
         return _csv(rows, columns)
     cells = [[show(row.get(key)) for key in columns] for row in rows]
-    right = [any(isinstance(row.get(key), int | float) for row in rows) for key in columns]
+    right = [any(_is_number(row.get(key)) for row in rows) for key in columns]
     heads = list(columns.values())
     if form == "md":
         return _markdown(heads, cells, right)
@@ -47,6 +47,10 @@ def show(value: Any) -> str:
     if isinstance(value, tuple | list):
         return "x".join(map(str, value))
     return str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _csv(rows: Sequence[Row], columns: Mapping[str, str]) -> str:

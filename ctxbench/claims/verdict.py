@@ -69,11 +69,10 @@ def judge(claim: Claim, count: CountSpec) -> ClaimRow:
     return _judge_figure(claim, readings, claim.convention)
 
 
-def select(rows: Iterable[Row], verdict: str | None) -> list[Row]:
-    """Keep the rows with a verdict; UnknownNameError names the verdicts there are."""
+def check_verdict(verdict: str | None) -> None:
+    """Raise UnknownNameError, naming the verdicts there are, for any other."""
     if verdict is not None and verdict not in VERDICTS:
         raise UnknownNameError("verdict", verdict, VERDICTS)
-    return [row for row in rows if verdict in (None, row["verdict"])]
 
 
 def tally(rows: Iterable[Row]) -> str:

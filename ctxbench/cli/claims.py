@@ -34,18 +34,20 @@ def claims(
     Example: ctxbench claims --paper coconv --verdict differs
     """
     from ctxbench.claims import load_claims
-    from ctxbench.claims.verdict import REFUTED, judge, select, tally
+    from ctxbench.claims.verdict import REFUTED, check_verdict, judge, tally
     from ctxbench.measure.costs import Setting, count_spec
     from ctxbench.records import append_rows, as_row
     from ctxbench.render import render
 
+    check_verdict(verdict)
     published = load_claims(paper)
     rows = [
         as_row(judge(claim, lambda spec, px: count_spec(spec, Setting(image_size=(px, px)))[0]))
         for claim in progress(published, "counting", quiet=quiet)
     ]
     append_rows("claims", rows, raw=out / "raw")
-    typer.echo(render(select(rows, verdict), {"paper": "paper", **_COLUMNS}, form))
+    shown = [row for row in rows if verdict in (None, row["verdict"])]
+    typer.echo(render(shown, {"paper": "paper", **_COLUMNS}, form))
     note(tally(rows), quiet=quiet)
     if any(row["verdict"] == REFUTED for row in rows):
         raise typer.Exit(1)

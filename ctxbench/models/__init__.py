@@ -3,12 +3,14 @@
 `name[:key=value]...` for ours, `torchvision/NAME`, `timm/NAME`, `PATH.py:FUNCTION` for others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ctxbench.errors import SpecError, UnknownNameError
 from ctxbench.models import foreign
@@ -84,9 +86,28 @@ def without_weights(network: Network) -> nn.Module:
     """
     if foreign.is_foreign(network.spec):
         return network.build()
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         model = network.build()
-    return model._apply(_zeros)
+    model._apply(_zeros)  # type: ignore[no-untyped-call]
+    return model
+
+
+class _Unfilled(TorchFunctionMode):
+    """Skips the initialisation of weights, which have no values yet."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func.__name__ in _FILLS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+_FILLS = ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_", "trunc_normal_", "fill_")
 
 
 def _zeros(like: Tensor) -> Tensor:

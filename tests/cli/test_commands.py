@@ -1,0 +1,165 @@
+"""The command line as a user meets it: output, exit codes, one line for a mistake."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import ctxbench
+from ctxbench import cli
+from ctxbench.records import read_rows
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run a command in an empty folder; a deliberate error is handled as `main` does."""
+    monkeypatch.chdir(tmp_path)
+
+    def _run(*words):
+        monkeypatch.setattr(sys, "argv", ["ctxbench", *words])
+        with CliRunner().isolation() as (out, err, _):
+            try:
+                cli.main()
+            except SystemExit as stop:
+                code = stop.code or 0
+            return code, out.getvalue().decode(), err.getvalue().decode()
+
+    return _run
+
+
+def test_flops_of_one_network(run, tmp_path):
+    code, out, err = run("flops", "coresnet50")
+    assert code == 0
+    assert "coresnet50  1x3x224x224  25,557,032  4,089,184,256     8,178,368,512" in out
+    assert err == ""
+    (row,) = read_rows("costs", raw=tmp_path / "results/raw").rows
+    assert (row["macs"], row["params"]) == (4_089_184_256, 25_557_032)
+
+
+def test_flops_against_a_baseline_layer_by_layer(run, tmp_path):
+    words = ("flops", "coresnet_tiny", "--against", "resnet_tiny", "--per-layer")
+    code, out, err = run(*words, "--format", "csv")
+    assert code == 0
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert {row["equal"] for row in rows} == {"True"}
+    assert "coresnet_tiny costs what resnet_tiny does, in each of 35 layers." in err
+    assert len(read_rows("layers", raw=tmp_path / "results/raw").rows) == 35
+
+
+def test_flops_says_where_two_networks_differ(run):
+    _, out, err = run(
+        "flops", "resnet_tiny", "--against", "resnet_tiny:num_classes=7", "--per-layer"
+    )
+    assert "resnet_tiny differs from resnet_tiny:num_classes=7 in 1 of 35 layers." in err
+    assert [line.split()[1] for line in out.splitlines() if line.endswith("no")] == ["fc"]
+
+
+def test_flops_takes_patterns_sizes_batches_and_conventions(run):
+    code, out, _ = run(
+        "flops", "*resnet_tiny", "--image-size", "24x40", "--batch", "2",
+        "--convention", "fvcore", "--cross-check", "--format", "json",
+    )  # fmt: skip
+    assert code == 0
+    rows = json.loads(out)
+    assert [row["model"] for row in rows] == ["coresnet_tiny", "resnet_tiny"]
+    assert rows[0]["input_shape"] == [2, 3, 24, 40]
+    assert rows[0]["flops"] == 2 * rows[0]["macs"]
+    assert rows[0]["torch_macs"] == rows[0]["comparable_macs"] == rows[0]["macs"]
+    assert rows[0]["conventions"]["fvcore"] > rows[0]["macs"]
+
+
+UNCOUNTED = """
+import torch
+class Net(torch.nn.Module):
+    def forward(self, x): return torch.fft.fft(x).real + self.conv(x)
+    def __init__(self): super().__init__(); self.conv = torch.nn.Conv2d(3, 3, 1)
+"""
+
+
+def test_an_operation_without_a_rule_is_an_error_or_a_loud_note(run, tmp_path):
+    (tmp_path / "nets.py").write_text(UNCOUNTED)
+    code, out, err = run("flops", "nets.py:Net")
+    assert (code, out) == (2, "")
+    assert err.startswith("ctxbench: No counting rule for aten::fft_fft in the network itself")
+    code, out, err = run("flops", "nets.py:Net", "--allow-uncounted")
+    assert code == 0
+    assert "451,584" in out  # 224 * 224 * 3 * 3
+    assert "NOT COUNTED in nets.py:Net: aten::fft_fft" in err
+
+
+DEAD_BRANCH = """
+import torch
+class Net(torch.nn.Module):
+    def forward(self, x): self.unused(x); return self.conv(x)
+    def __init__(self):
+        super().__init__()
+        self.conv, self.unused = torch.nn.Conv2d(3, 3, 1), torch.nn.Conv2d(3, 3, 1)
+"""
+
+
+def test_a_disagreement_with_torchs_counter_is_shown(run, tmp_path):
+    (tmp_path / "nets.py").write_text(DEAD_BRANCH)
+    code, _, err = run("flops", "nets.py:Net", "--cross-check")
+    assert code == 0
+    assert "DISAGREEMENT on nets.py:Net: torch's counter finds 903,168 MACs" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("flops", "coresnet5O"), "Unknown network 'coresnet5O'. Did you mean 'coresnet50'?"),
+        (("flops", "resnet50:level=3"), "Unknown option of resnet 'level'"),
+        (("flops", "resnet50", "--against", "resnet"), "Unknown network 'resnet'."),
+        (("flops", "resnet50", "--image-size", "big"), "--image-size 'big' is no size."),
+        (("flops", "resnet50", "--image-size", "0"), "--image-size '0' is no size."),
+        (("flops", "resnet50", "--convention", "gflops"), "Unknown convention 'gflops'."),
+        (("flops", "x*"), "Unknown network 'x*'."),
+        (("flops", "ssd300_resnet50", "--image-size", "32"), "cannot run on inputs (1, 3, 32, 32)"),
+        (("claims", "--paper", "cocnv"), "Unknown paper 'cocnv'. Did you mean 'coconv'?"),
+        (("claims", "--verdict", "differ"), "Unknown verdict 'differ'. Did you mean 'differs'?"),
+        (("models", "x*"), "Unknown network 'x*'."),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(run, words, message):
+    code, out, err = run(*words)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("ctxbench: ")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [("flops",), ("flop", "x"), ("flops", "resnet50", "--batch", "0")])
+def test_wrong_usage_is_exit_code_2(run, words):
+    assert run(*words)[0] == 2
+
+
+def test_models_lists_what_is_registered(run):
+    code, out, _ = run("models", "coresnet*", "--format", "json")
+    assert code == 0
+    rows = {row["model"]: row for row in json.loads(out)}
+    assert rows["coresnet50"]["params"] == 25_557_032
+    assert rows["coresnet50"]["baseline"] == "resnet50"
+    assert "levels=4,3,2,1" in rows["coresnet50"]["options"]
+
+
+@pytest.mark.parametrize("command", ["models", "flops", "claims", "report"])
+def test_every_command_has_help_with_an_example(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    if command != "report":
+        assert "Example: ctxbench " + command in out
+
+
+def test_version(run):
+    assert run("--version")[1].strip() == f"ctxbench {ctxbench.__version__}"
+
+
+def test_the_console_script_is_installed():
+    program = [sys.executable, "-c", "from ctxbench.cli import main; main()", "--help"]
+    out = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+    assert "flops" in out
