@@ -9,9 +9,10 @@ class CtxbenchError(Exception):
 
 
 class UnknownNameError(CtxbenchError):
-    """A name that no registry holds."""
+    """A name that no registry holds; `kind` says of what."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind = kind
         names = sorted(known)
         near = get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(names)}."

@@ -16,7 +16,10 @@ PARITY = "same cost as"
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One published figure: where it stands, what it is of, and what it says, as printed."""
+    """One published figure: where it stands, what it is of, and what it says, as printed.
+
+    `model` is the network by its definition, `reading` one that the authors may have counted.
+    """
 
     paper: str
     table: str
@@ -29,6 +32,7 @@ class Claim:
     convention: str
     image_px: int
     recipe: str | None = None
+    reading: str | None = None
 
 
 def papers() -> list[str]:
@@ -72,4 +76,5 @@ def _claims_of(paper: dict[str, Any]) -> Iterator[Claim]:
                     convention=paper["convention"],
                     image_px=table["image_px"],
                     recipe=None if counted else recipe,
+                    reading=row.get("reading") if metric != PARITY else None,
                 )

@@ -6,7 +6,7 @@ is then said. Nothing is reproduced by being near.
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from typing import Any
 
@@ -54,7 +54,19 @@ class ClaimRow:
 
 
 def judge(claim: Claim, count: CountSpec) -> ClaimRow:
-    """Judge one claim; `count` is asked for the networks that it is about."""
+    """Judge one claim; `count` is asked for the networks that it is about.
+
+    Where the definition misses the printed figure, the note says what the other reading gives.
+    """
+    judged = _judge(claim, count)
+    if claim.reading is None or judged.verdict not in (CLOSE, DIFFERS):
+        return judged
+    other = _judge(replace(claim, model=claim.reading), count)
+    aside = f"{claim.reading}: {other.ours} as {other.convention}, {other.verdict}"
+    return replace(judged, note=f"{aside}; {judged.note}" if judged.note else aside)
+
+
+def _judge(claim: Claim, count: CountSpec) -> ClaimRow:
     if claim.metric not in (PARAMS, GFLOPS, PARITY):
         return _row(claim, NEEDS_TRAINING, note=claim.recipe or "")
     try:
@@ -62,6 +74,8 @@ def judge(claim: Claim, count: CountSpec) -> ClaimRow:
         if claim.metric == PARITY:
             return _judge_parity(claim, counted, count(claim.published, claim.image_px))
     except UnknownNameError as error:
+        if error.kind != "network":
+            raise  # a mistake in the published data, not a network to come
         return _row(claim, NOT_BUILDABLE, note=str(error))
     if claim.metric == PARAMS:
         return _judge_figure(claim, {"parameters": counted.params / 1e6}, "parameters")

@@ -133,7 +133,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, words, message):
     assert len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("words", [("flops",), ("flop", "x"), ("flops", "resnet50", "--batch", "0")])
+@pytest.mark.parametrize(
+    "words", [("flops",), ("flop", "x"), ("flops", "resnet50", "--batch", "0")]
+)
 def test_wrong_usage_is_exit_code_2(run, words):
     assert run(*words)[0] == 2
 

@@ -1,0 +1,45 @@
+# `make report` and `make test` do all the set-up on a machine with Python 3.11+, make and git.
+PYTHON ?= python3
+OUT ?= results
+README ?= --readme README.md
+BIN := .venv/bin
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt
+
+.PHONY: report test format benchmark clean
+
+# every claim, every cost, every table and figure, and the tables of the README
+report: .venv/run
+	$(BIN)/ctxbench claims --out $(OUT) > /dev/null
+	$(BIN)/ctxbench flops coresnet50 --against resnet50 --per-layer --out $(OUT) > /dev/null
+	$(BIN)/ctxbench flops '*' --cross-check --out $(OUT) > /dev/null
+	$(BIN)/ctxbench report --out $(OUT) $(README)
+
+test: .venv/test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4
+
+format: .venv/test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# speed and memory of counting beside other counters; about a quarter of an hour on two cores
+benchmark: .venv/run
+	$(INSTALL) --editable '.[bench]'
+	$(BIN)/python benchmarks/counting.py --out $(OUT)
+
+clean:
+	rm -rf .venv
+
+$(BIN)/uv:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+
+.venv/run: $(BIN)/uv pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	touch $@
+
+.venv/test: $(BIN)/uv pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[test]'
+	touch $@ .venv/run

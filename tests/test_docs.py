@@ -1,0 +1,100 @@
+"""The README tells the truth: commands, options, links and the tables that rows make."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from ctxbench.cli import app
+from ctxbench.measure.conventions import CONVENTIONS
+from ctxbench.models import resolve
+from ctxbench.report.build import build_report
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = typer.main.get_command(app).commands
+
+
+def test_every_command_and_option_is_documented():
+    lacking = [name for name in COMMANDS if f"`ctxbench {name}" not in README]
+    for name, command in COMMANDS.items():
+        for option in command.params:
+            spelled = [f"`{text}" for text in option.opts if text.startswith("--")]
+            if spelled and not any(text in README for text in spelled):
+                lacking.append(f"{name} {option.opts}")
+    assert lacking == []
+
+
+def _commands_in_readme():
+    """Yield (subcommand, words) of every `ctxbench ...` line or span."""
+    spans = re.findall(r"`(ctxbench [^`]+)`", README)
+    lines = re.findall(r"^\$ (ctxbench .+)$", README, flags=re.MULTILINE)
+    for text in spans + lines:
+        words = text.split()
+        yield words[1], words[2:]
+
+
+def test_every_command_in_the_readme_exists_with_its_options():
+    for name, words in _commands_in_readme():
+        assert name in COMMANDS, name
+        known = {text for option in COMMANDS[name].params for text in option.opts}
+        assert {word for word in words if word.startswith("--")} <= known, (name, words)
+
+
+def test_every_network_in_the_readme_can_be_resolved():
+    specs = set(re.findall(r"`((?:co)?resnet\d+(?::\w+=[\w,]+)*)`", README))
+    assert len(specs) >= 3
+    for spec in specs:
+        resolve(spec)
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_every_convention_is_explained(name):
+    assert f"| `{name}` |" in README
+
+
+def test_every_make_target_in_the_readme_exists():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"make (\w+)", README)) <= targets
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_linked_or_named_file_exists(page):
+    text = (ROOT / page).read_text()
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    named = re.findall(r"`((?:ctxbench|tests|results|benchmarks)/[\w/.]+\w)`", text)
+    absent = [p for p in links + named if not (ROOT / p).exists() and "foo" not in p]
+    assert absent == []
+
+
+def test_the_tables_of_the_readme_are_made_from_the_rows(tmp_path):
+    copy = tmp_path / "README.md"
+    copy.write_text(README)
+    build_report(ROOT / "results/raw", tmp_path, readme=copy)
+    assert copy.read_text() == README
+
+
+def test_the_committed_tables_and_figures_are_made_from_the_rows(tmp_path):
+    build_report(ROOT / "results/raw", tmp_path)
+    made = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*.*"))
+    kept = sorted(
+        p.relative_to(ROOT / "results")
+        for folder in ("tables", "figures")
+        for p in (ROOT / "results" / folder).iterdir()
+    )
+    assert made == kept
+    for path in kept:
+        if path.suffix in (".csv", ".md"):
+            assert (tmp_path / path).read_text() == (ROOT / "results" / path).read_text(), path
+
+
+def test_the_first_command_prints_what_the_readme_shows():
+    from ctxbench.measure.costs import Setting, measure_costs
+    from ctxbench.records import as_row
+    from ctxbench.render import show
+
+    row = as_row(measure_costs("coresnet50", against="resnet50", setting=Setting()))
+    shown = next(line for line in README.splitlines() if line.startswith("coresnet50  "))
+    keys = ("input_shape", "params", "macs", "flops", "params_difference", "macs_difference")
+    assert shown.split()[1:] == [show(row[key]) for key in keys]
