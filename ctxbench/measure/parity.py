@@ -45,12 +45,8 @@ class Parity:
 
 def layers(counted: Count) -> dict[str, ModuleCount]:
     """Return the modules that hold parameters, or compute MACs, outside their children."""
-    modules = counted.modules
-    held = {name: module.params for name, module in modules.items()}
-    for name, module in modules.items():
-        if name:
-            held[name.rpartition(".")[0]] -= module.params
-    return {name: module for name, module in modules.items() if held[name] > 0 or module.own.macs}
+    modules = counted.modules.items()
+    return {name: module for name, module in modules if module.own_params or module.own.macs}
 
 
 def pair_layers(counted: Count, against: Count | None = None) -> list[LayerPair]:
@@ -107,12 +103,12 @@ def _holder(name: str, names: set[str]) -> str | None:
 
 def _costs(counted: Count, names: list[str]) -> dict[str, tuple[str, int, int]]:
     """Return kind, parameters and MACs of each layer, without the layers listed inside it."""
-    present = [name for name in names if name in counted.modules]
-    params = {name: counted.modules[name].params for name in present}
-    macs = {name: counted.modules[name].work.macs for name in present}
-    for name in present:
-        holder = _holder(name, set(present))
-        if holder is not None:
-            params[holder] -= counted.modules[name].params
-            macs[holder] -= counted.modules[name].work.macs
-    return {name: (counted.modules[name].kind, params[name], macs[name]) for name in present}
+    listed = {name for name in names if name in counted.modules}
+    params = dict.fromkeys(listed, 0)
+    macs = dict.fromkeys(listed, 0)
+    for name, module in counted.modules.items():
+        layer = name if name in listed else _holder(name, listed)
+        if layer is not None:
+            params[layer] += module.own_params
+            macs[layer] += module.own.macs
+    return {name: (counted.modules[name].kind, params[name], macs[name]) for name in listed}

@@ -1,0 +1,106 @@
+"""A product whose result is only summed over is a contraction: one MAC a product."""
+
+import pytest
+import torch
+from torch import nn
+
+from ctxbench import count
+from tests.measure.nets import Calls, macs, work
+
+A, B, C, D = 2, 3, 5, 7
+X, GATE = (A, B, C, D), (A, B, 1, 1)
+
+
+def _multiply_in_place(x, y):
+    x = x + 1
+    x *= y
+    return x
+
+
+@pytest.mark.parametrize("other", [X, GATE], ids=["same size", "broadcast"])
+@pytest.mark.parametrize("multiply", [torch.mul, torch.multiply, _multiply_in_place])
+def test_a_product_and_a_sum(multiply, other):
+    done = macs(lambda x, y: multiply(x, y).sum(1), X, other)
+    assert done == {"contraction": A * B * C * D}
+
+
+# what is done with the product z of two tensors
+SUMS = {
+    "torch.sum": lambda z: torch.sum(z, (2, 3)),
+    "sum of all": lambda z: z.sum(),
+    "no axis named": lambda z: z.sum(dim=[]),
+    "kept axis": lambda z: z.sum((2, 3), keepdim=True),
+    "mean": lambda z: z.mean((2, 3)),
+    "nansum": lambda z: z.nansum(1),
+    "two sums": lambda z: z.sum(1) + z.sum(1),
+    "a view": lambda z: z.view(A, B * C, D).sum(1),
+    "a chain of views": lambda z: z.permute(0, 2, 3, 1).flatten(1).unsqueeze(1).sum(2),
+    "two views": lambda z: z.view(A, -1).sum(1) + z.transpose(0, 1).sum(),
+    "another format": lambda z: z.double().contiguous().sum(1),
+    "its shape is asked for": lambda z: z.flatten(1).sum(1) / z.shape[1],
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_contraction(name):
+    assert macs(lambda x, y: SUMS[name](x * y), X, X) == {"contraction": A * B * C * D}
+
+
+OTHER_USES = {
+    "no sum": lambda z: z,
+    "a sum and itself": lambda z: z.sum(1) + z[:, 0],
+    "returned, too": lambda z: (z, z.sum(1)),
+    "returned inside, too": lambda z: {"a": [None, z], "b": z.sum(1)},
+    "a view is used, too": lambda z: (z.flatten(1).relu(), z.sum(1)),
+    "something between": lambda z: z.relu().sum(1),
+    "a maximum": lambda z: z.amax(1),
+    "a sum over one": lambda z: z.unsqueeze(1).sum(1),
+    "only its shape": lambda z: torch.ones(X).view_as(z).sum(1),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_USES)
+def test_a_product_used_elsewhere_is_no_contraction(name):
+    assert macs(lambda x, y: OTHER_USES[name](x * y), X, X) == {}
+
+
+SCALED = {
+    "a number": lambda x, y: x * 2.0,
+    "a tensor of one number": lambda x, y: x * y[0, 0, 0, 0],
+    "a tensor of one number, with axes": lambda x, y: x * y[:1, :1, :1, :1],
+    "a quotient": lambda x, y: x / y,
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_a_scaled_sum_is_no_contraction(name):
+    assert macs(lambda x, y: SCALED[name](x, y).sum(1), X, X) == {}
+
+
+def test_each_of_two_products_is_judged_alone():
+    """x * y is multiplied again; the second product is only summed over."""
+    done = work(lambda x, y, z: (x * y * z).sum(1), X, X, GATE)
+    assert done.macs_by_kind == {"contraction": A * B * C * D}
+    assert done.elements["elementwise"] == A * B * C * D
+
+
+@pytest.mark.parametrize("join", [torch.stack, torch.cat])
+def test_products_joined_and_then_summed(join):
+    done = macs(lambda x, y: join([x * y, x * (y + 1)], 1).sum(1), X, X)
+    assert done == {"contraction": 2 * A * B * C * D}
+
+
+def test_a_product_made_in_one_module_and_summed_in_another():
+    class Product(nn.Module):
+        def forward(self, x, y):
+            return x * y
+
+    net = Calls(lambda net, x, y: net.product(x, y).sum(1), product=Product())
+    counted = count(net, torch.randn(X), torch.randn(X))
+    assert counted.operators == {"contraction": A * B * C * D}
+    assert counted.modules["product"].work.macs == A * B * C * D
+
+
+def test_products_of_indices_are_no_contraction():
+    grid = torch.arange(6).view(2, 3)
+    assert macs(lambda x: x[(grid * torch.tensor([3, 2, 1])).sum(1)], (30, 2)) == {}
