@@ -8,7 +8,7 @@ from warnings import catch_warnings, simplefilter
 
 import torch
 from torch import Tensor, nn
-from torch.jit import TracerWarning
+from torch.jit import TracerWarning  # type: ignore[attr-defined]
 from torch.utils._pytree import tree_leaves
 
 from ctxbench.errors import CountingError

@@ -61,15 +61,15 @@ def _tensors(model: nn.Module) -> Iterator[None]:
         with writes:
             yield
     finally:
-        with torch.inference_mode():
+        with torch.inference_mode():  # or tensors made in that mode could not be written to
             for live, saved in writes.saved:
                 if not torch.equal(live, saved):
                     live.copy_(saved)
-        for tensor, home in homes:
-            if tensor.data_ptr() != home.data_ptr():
-                tensor.data = home
-        for parameter in wanted:
-            parameter.requires_grad = True
+            for tensor, home in homes:
+                if tensor.data_ptr() != home.data_ptr():
+                    tensor.data = home
+            for parameter in wanted:
+                parameter.requires_grad = True
 
 
 class _Writes(TorchFunctionMode):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 
+from ctxbench.errors import CountingError
 from ctxbench.measure.conventions import CONVENTIONS
 from ctxbench.measure.flops import Count, count
 from ctxbench.measure.parity import pair_layers
@@ -69,7 +70,12 @@ def count_spec(spec: str, setting: Setting = Setting()) -> tuple[Count, tuple[in
     """
     network = resolve(spec)
     height, width = setting.image_size or (network.image_px, network.image_px)
-    x = network.inputs(setting.batch, height, width)
+    try:
+        x = network.inputs(setting.batch, height, width)
+    except RuntimeError as error:  # more memory than there is
+        raise CountingError(
+            f"{spec} cannot run on inputs of {setting.batch} x {height}x{width} px: {error}"
+        ) from None
     counted = count(
         without_weights(network),
         x,
