@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -90,7 +91,7 @@ def stamp(seed: int | None = None) -> Row:
     """Say what made a row: time, command, seed, versions, machine and commit."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seed": seed,
         **_surroundings(),
     }

@@ -19,10 +19,10 @@ T = TypeVar("T")
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:
     """Return the name and the options of a spec, as text.
 
-    A `FILE.py:FUNCTION` name keeps its colon: parts without `=` belong to the name.
+    A `FILE.py:FUNCTION` name keeps its colon.
     """
     parts = [part.strip() for part in spec.strip().split(":")]
-    size = next((i for i, part in enumerate(parts) if "=" in part), len(parts))
+    size = 2 if ".py" in parts[0] else 1  # FILE.py:FUNCTION
     name, options = ":".join(parts[:size]), parts[size:]
     if not name:
         raise SpecError(f"Spec {spec!r} has no network name. Write name[:key=value]...")
@@ -37,14 +37,13 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
     return name, values
 
 
-def bind(builder: Callable[..., T], given: Mapping[str, Any]) -> Callable[[], T]:
-    """Return the call of `builder` with the options of a spec string.
+def bind(name: str, builder: Callable[..., T], given: Mapping[str, Any]) -> Callable[[], T]:
+    """Return the call of `builder` with the options of a spec string that named it.
 
     Options are the builder's keyword parameters of a plain type and the fields of a leading
     configuration dataclass. Text is converted to the declared type, other values pass.
     Raises: UnknownNameError or SpecError naming option, value and what is expected.
     """
-    name = getattr(builder, "__name__", str(builder))
     known = options_of(builder)
     values = {}
     for key, value in given.items():
@@ -93,11 +92,7 @@ def convert(text: str, hint: Any) -> Any:
         return _first_equal(text, arguments)
     if origin is tuple:
         return tuple(convert(item.strip(), arguments[0]) for item in text.split(","))
-    if hint is bool:
-        return _first_equal(text, (True, False))
-    if hint in (int, float, str):
-        return hint(text)
-    return None if hint is types.NoneType and text.lower() == "none" else _no(text)
+    return _READERS[hint](text)
 
 
 def literal(text: str) -> Any:
@@ -157,6 +152,21 @@ def _converted(name: str, key: str, value: Any, hint: Any) -> Any:
 
 def _no(text: str) -> Any:
     raise ValueError(text)
+
+
+def _whole(text: str) -> int:
+    if not text.lstrip("+-").isdecimal() or abs(int(text)) >= 2**31:  # 1_0 and sizes beyond torch
+        return int(_no(text))
+    return int(text)
+
+
+_READERS: dict[Any, Callable[[str], Any]] = {
+    bool: lambda text: _first_equal(text, (True, False)),
+    int: _whole,
+    float: float,
+    str: str,
+    types.NoneType: lambda text: None if text.lower() == "none" else _no(text),
+}
 
 
 def _first_that_fits(text: str, hints: tuple[Any, ...]) -> Any:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ctxbench import create_model
 from ctxbench.errors import MissingPackageError, SpecError, UnknownNameError
+from ctxbench.models import resolve
 from ctxbench.spec import bind, defaults_of, options_of, split_spec
 
 
@@ -35,6 +36,7 @@ def test_splits(spec, expected):
         (":a=1", "has no network name"),
         ("net:a=", "'a=' is not of the form key=value"),
         ("net:a=1:b", "'b' is not of the form key=value"),
+        ("net:a", "'a' is not of the form key=value"),
         ("net:=1", "'=1' is not of the form"),
         ("net:a=1:a=2", "gives 'a' twice"),
     ],
@@ -84,12 +86,14 @@ def test_options_are_the_fields_and_the_plain_keywords():
     ],
 )
 def test_binds_text_to_types(given_, expected):
-    assert bind(_build, given_)() == expected
+    assert bind("net", _build, given_)() == expected
 
 
 @pytest.mark.parametrize(
     ("given_", "message"),
     [
+        ({"width": "99999999999999999999"}, "width=9+ is not a whole number"),
+        ({"width": "1_0"}, "width=1_0 is not a whole number"),
         ({"width": "2.5"}, "width=2.5 is not a whole number"),
         ({"sides": "1,,2"}, "sides=1,,2 is not a comma-separated list, each a whole number"),
         ({"ratio": "x"}, "ratio=x is not a number or none"),
@@ -99,12 +103,12 @@ def test_binds_text_to_types(given_, expected):
 )
 def test_a_value_that_does_not_fit_is_named(given_, message):
     with pytest.raises(SpecError, match=message):
-        bind(_build, given_)
+        bind("net", _build, given_)
 
 
 def test_a_part_is_no_option():
-    with pytest.raises(UnknownNameError, match=r"option of _build 'part'"):
-        bind(_build, {"part": "x"})
+    with pytest.raises(UnknownNameError, match=r"option of net 'part'"):
+        bind("net", _build, {"part": "x"})
 
 
 def test_torchvision_networks():
@@ -161,3 +165,40 @@ def test_a_function_that_cannot_be_used_is_named(nets, tail, error, message):
 def test_a_file_that_is_absent_is_named():
     with pytest.raises(SpecError, match="there is no file 'absent.py'"):
         create_model("absent.py:build")
+
+
+def test_a_file_runs_as_a_program_would(tmp_path, capsys):
+    (tmp_path / "helper.py").write_text("WIDTH = 5\n")
+    (tmp_path / "own.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "import helper, torch\n"
+        "print('noise')\n"
+        "@dataclass\nclass Config:\n    width: int = helper.WIDTH\n"
+        "def build():\n    print('more noise')\n    return torch.nn.Conv2d(3, Config().width, 1)\n"
+    )
+    assert create_model(f"{tmp_path}/own.py:build").out_channels == 5
+    assert capsys.readouterr().out == ""  # standard output is for data
+
+
+@pytest.mark.parametrize("text", ["def f(:", "import absent_package"])
+def test_a_file_that_cannot_run_is_named(text, tmp_path):
+    (tmp_path / "broken.py").write_text(text)
+    with pytest.raises(SpecError, match=r"broken.py cannot be run: "):
+        create_model(f"{tmp_path}/broken.py:f")
+
+
+def test_an_error_inside_somebodys_function_is_theirs(tmp_path):
+    (tmp_path / "own.py").write_text("def build(width):\n    return 'a' + width\n")
+    with pytest.raises(TypeError, match="concatenate"):
+        create_model(f"{tmp_path}/own.py:build:width=3")
+
+
+@pytest.mark.parametrize("name", ["fcn_resnet50", "ssdlite320_mobilenet_v3_large"])
+def test_nothing_is_downloaded(name):
+    assert create_model(f"torchvision/{name}:num_classes=2") is not None
+
+
+def test_a_foreign_network_has_its_own_size():
+    assert resolve("torchvision/inception_v3").image_px == 299
+    assert resolve("torchvision/resnet18").image_px == 224

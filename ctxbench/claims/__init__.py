@@ -13,6 +13,17 @@ PARAMS, GFLOPS = "params (M)", "GFLOPs"
 # the metric of a claim that two networks cost the same
 PARITY = "same cost as"
 
+REPRODUCED = "reproduced"
+CLOSE = "close"
+DIFFERS = "differs"
+PROVED_EQUAL = "proved equal"
+REFUTED = "refuted"
+NOT_BUILDABLE = "not buildable here yet"
+NEEDS_TRAINING = "needs training"
+VERDICTS = (
+    REPRODUCED, CLOSE, DIFFERS, PROVED_EQUAL, REFUTED, NOT_BUILDABLE, NEEDS_TRAINING,
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:

@@ -10,22 +10,24 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from typing import Any
 
-from ctxbench.claims import GFLOPS, PARAMS, PARITY, Claim
+from ctxbench.claims import (
+    CLOSE,
+    DIFFERS,
+    GFLOPS,
+    NEEDS_TRAINING,
+    NOT_BUILDABLE,
+    PARAMS,
+    PARITY,
+    PROVED_EQUAL,
+    REFUTED,
+    REPRODUCED,
+    VERDICTS,
+    Claim,
+)
 from ctxbench.errors import UnknownNameError
 from ctxbench.measure.conventions import CONVENTIONS
 from ctxbench.measure.flops import Count
 from ctxbench.measure.parity import compare
-
-REPRODUCED = "reproduced"
-CLOSE = "close"
-DIFFERS = "differs"
-PROVED_EQUAL = "proved equal"
-REFUTED = "refuted"
-NOT_BUILDABLE = "not buildable here yet"
-NEEDS_TRAINING = "needs training"
-VERDICTS = (
-    REPRODUCED, CLOSE, DIFFERS, PROVED_EQUAL, REFUTED, NOT_BUILDABLE, NEEDS_TRAINING,
-)  # fmt: skip
 
 _CLOSE = 0.02
 

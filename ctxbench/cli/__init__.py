@@ -1,9 +1,10 @@
 """The command line: one command a file; it parses, calls the library, prints and saves.
 
-Exit code 0: fine; 1: the answer is no; 2: a mistake in the request.
+Exit code 0: fine; 1: the answer is no; 2: a mistake in the request; 70: a bug, with its traceback.
 """
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -11,6 +12,8 @@ import typer
 from ctxbench import __version__
 from ctxbench.cli import claims, flops, models, report
 from ctxbench.errors import CtxbenchError
+
+_CRASHED = 70  # EX_SOFTWARE
 
 app = typer.Typer(
     name="ctxbench",
@@ -41,9 +44,12 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a deliberate error is one line and exit code 2."""
+    """Run the command line; a deliberate error is one line, any other keeps its traceback."""
     try:
         app()
     except CtxbenchError as error:
         typer.echo(f"ctxbench: {error}", err=True)
         sys.exit(2)
+    except Exception:  # noqa: BLE001 - told in full; only the exit code must not say "no"
+        typer.echo(traceback.format_exc(), err=True)
+        sys.exit(_CRASHED)

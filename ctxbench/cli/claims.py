@@ -33,8 +33,8 @@ def claims(
 
     Example: ctxbench claims --paper coconv --verdict differs
     """
-    from ctxbench.claims import load_claims
-    from ctxbench.claims.verdict import REFUTED, check_verdict, judge, tally
+    from ctxbench.claims import REFUTED, load_claims
+    from ctxbench.claims.verdict import check_verdict, judge, tally
     from ctxbench.measure.costs import Setting, count_spec
     from ctxbench.records import append_rows, as_row
     from ctxbench.render import render

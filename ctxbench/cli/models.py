@@ -9,21 +9,26 @@ from ctxbench.cli._options import FormatOption
 
 def models(
     pattern: Annotated[str, typer.Argument(help="Names to list, like 'coresnet*'.")] = "*",
+    long: Annotated[
+        bool, typer.Option("--long", help="Show the options and their values.")
+    ] = False,
     form: FormatOption = "table",
 ) -> None:
-    """List the networks: parameters, options, the paper.
+    """List operators and networks: parameters, baseline, the paper.
 
-    Example: ctxbench models 'coresnet*'
+    Example: ctxbench models coresnet50 --long
     """
     from ctxbench.models.listing import listing
     from ctxbench.render import render
 
     columns = {
-        "model": "network",
+        "kind": "kind",
+        "model": "name",
         "params": "params",
         "image_px": "image px",
         "baseline": "baseline",
-        "options": "options",
         "source": "source",
     }
+    if long:
+        columns["options"] = "options"
     typer.echo(render(listing(pattern), columns, form))

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ __all__ = [
     "resolve",
     "without_weights",
 ]
+
+T = TypeVar("T")
 
 # A family file holds SPECS, name -> ModelSpec; add it here.
 _FAMILIES = (
@@ -63,6 +65,7 @@ def create_model(spec: str) -> nn.Module:
 def resolve(spec: str) -> Network:
     """Check a spec string and return the network it names, not yet built."""
     name, given = split_spec(spec)
+    spec = spec.strip()
     if foreign.is_foreign(name):
         return foreign.resolve(spec, name, given)
     if name not in MODELS:
@@ -71,10 +74,9 @@ def resolve(spec: str) -> Network:
     options = {**known.preset, **given}
     return Network(
         spec=spec,
-        build=partial(_build, name, bind(known.build, options)),
-        inputs=partial(known.inputs, options),
+        build=partial(_checked, name, bind(name, known.build, options)),
+        inputs=partial(_checked, name, partial(known.inputs, options)),
         image_px=known.image_px,
-        source=known.source,
     )
 
 
@@ -114,8 +116,9 @@ def _zeros(like: Tensor) -> Tensor:
     return torch.zeros((), dtype=like.dtype).expand(like.shape)
 
 
-def _build(name: str, build: Callable[[], nn.Module]) -> nn.Module:
+def _checked(name: str, make: Callable[..., T], *arguments: int) -> T:
+    """Call a builder; what it says of a value that does not fit is told of the network."""
     try:
-        return build()
+        return make(*arguments)
     except ValueError as error:
         raise SpecError(f"{name}: {error}") from error

@@ -42,4 +42,13 @@ class Network:
     build: Callable[[], nn.Module]
     inputs: Callable[[int, int, int], Tensor]
     image_px: int
-    source: str
+
+
+def at_least_one(config: object, *fields: str) -> None:
+    """Raise ValueError naming the first field of a configuration that is, or holds, less than 1."""
+    for name in fields:
+        value = getattr(config, name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not numbers or min(numbers) < 1:
+            shown = ",".join(map(str, numbers))
+            raise ValueError(f"{name}={shown} is out of range. Give whole numbers from 1.")

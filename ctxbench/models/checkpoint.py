@@ -1,26 +1,29 @@
 """Weights from a file into a network: strictly, and without running anybody's code."""
 
+import zipfile
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
 import torch
 from torch import Tensor, nn
 
-from ctxbench.errors import CheckpointError, MissingPackageError
+from ctxbench.errors import CheckpointError
 from ctxbench.models import coresnet
 
 State = dict[str, Tensor]
 
-_NESTS = ("state_dict", "model", "model_state_dict", "module")
+# where training programs keep the weights, and what their wrappers write before each name
+_NESTS = ("state_dict", "model", "model_state_dict", "module", "state_dict_ema")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+# written by averaging wrappers; no weight
+_COUNTERS = ("n_averaged",)
 # each turns the names in one group's published files into ours, and leaves other files alone
 _FROM_AUTHORS = (coresnet.from_authors,)
-_PREFIXES = ("module.", "_orig_mod.")
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> None:
-    """Load the weights of a `.safetensors` file or of a torch file into `model`, strictly.
+    """Load the weights of a safetensors file or of a torch file into `model`, strictly.
 
     Reads our own state dicts and the authors': nested under `state_dict` or `model`, behind
     `module.`, with their names. The network is unchanged if anything does not fit.
@@ -28,66 +31,97 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
     Raises: CheckpointError, in one line, for a file that is missing, torn, holds code instead of
             tensors, or does not fit: every missing, unexpected or misshapen entry is named.
     """
-    path = Path(path)
+    path, model = Path(path), _unwrap(model)
     state = _strip(_unnest(_read(path), path))
-    for convert in _FROM_AUTHORS:
-        state = convert(state, model)
-    _check_fit(state, model.state_dict(), path)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+    try:
+        for convert in _FROM_AUTHORS:
+            state = convert(state, model)
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{path}: its levels do not fit together: {_line(error)}") from None
+    wanted = model.state_dict()
+    _check_fit(state, wanted, path)
+    before = {key: value.clone() for key, value in wanted.items()}
     try:
         model.load_state_dict(state)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         model.load_state_dict(before)
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError(f"{path}: {_line(error)}") from None
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    """Return the network inside a compiled or parallel one."""
+    for name in ("_orig_mod", "module"):
+        inner = getattr(model, name, None)
+        if isinstance(inner, nn.Module) and len(list(model.children())) == 1:
+            return _unwrap(inner)
+    return model
 
 
 def _read(path: Path) -> object:
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         raise CheckpointError(f"There is no weight file {str(path)!r}.")
-    if path.suffix == ".safetensors":
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from None
+    if head[8:9] == b"{" or path.suffix == ".safetensors":
         return _read_safetensors(path)
+    if not (head.startswith(b"PK") or head[:1] == b"\x80"):  # a zip archive or a pickle
+        raise CheckpointError(
+            f"{path} is no complete weight file: it is neither a torch nor a safetensors file."
+        )
     try:
         with catch_warnings():
             simplefilter("ignore", UserWarning)  # an odd pickle protocol, on the way to refusal
             return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise CheckpointError(_why_refused(path, str(error))) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is no complete weight file: {line}") from None
+    except Exception as error:  # noqa: BLE001 - damaged bytes fail in every way there is
+        raise CheckpointError(_why_unreadable(path, str(error))) from None
 
 
-def _why_refused(path: Path, error: str) -> str:
-    if "Unsupported" in error or "GLOBAL" in error or "allowlist" in error.lower():
+def _why_unreadable(path: Path, error: str) -> str:
+    saved = "Save a state dict alone: torch.save(model.state_dict(), path)."
+    if not zipfile.is_zipfile(path):
         return (
-            f"{path} holds Python objects besides tensors, which would run code when read. "
-            f"Save its state dict alone: torch.save(model.state_dict(), path)."
+            f"{path} is no complete weight file, or holds Python objects besides tensors, which "
+            f"would run code when read. {saved}"
         )
-    return f"{path} is no complete weight file: {error.splitlines()[0]}"
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            return f"{path} is a TorchScript program, not a state dict. {saved}"
+    if "Unsupported global" in error or "Unsupported class" in error or "GLOBAL" in error:
+        return (
+            f"{path} holds Python objects besides tensors, which would run code when read. {saved}"
+        )
+    return f"{path} is no complete weight file: torch cannot read it."
 
 
 def _read_safetensors(path: Path) -> object:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ModuleNotFoundError:
-        raise MissingPackageError("safetensors", f"Reading {path}") from None
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no complete safetensors file: {error}") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is no complete safetensors file: {_line(error)}") from None
 
 
 def _unnest(content: object, path: Path) -> State:
-    while isinstance(content, dict):
+    for _ in _NESTS:
+        if not isinstance(content, dict):
+            break
         inner = next((content[key] for key in _NESTS if isinstance(content.get(key), dict)), None)
         if inner is None:
             break
         content = inner
     if not isinstance(content, dict) or not content:
         raise CheckpointError(f"{path} holds no state dict but {type(content).__name__}.")
-    state: dict[str, Any] = dict(content)
-    others = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    state: dict[Any, Any] = {k: v for k, v in content.items() if k not in _COUNTERS}
+    others = [
+        str(key)
+        for key, value in state.items()
+        if not (isinstance(key, str) and isinstance(value, Tensor))
+    ]
     if others:
         raise CheckpointError(f"{path} holds entries that are no tensors: {_some(others)}.")
     return state
@@ -95,27 +129,56 @@ def _unnest(content: object, path: Path) -> State:
 
 def _strip(state: State) -> State:
     for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in state):
+        if state and all(key.startswith(prefix) for key in state):
             return _strip({key.removeprefix(prefix): value for key, value in state.items()})
     return state
 
 
 def _check_fit(state: State, wanted: State, path: Path) -> None:
-    """Name every entry that is missing, left over, or of another shape."""
-    shared = [key for key in wanted if key in state and not key.endswith("_extra_state")]
-    misshapen = [
-        f"{key} (file {tuple(state[key].shape)}, network {tuple(wanted[key].shape)})"
-        for key in shared
-        if state[key].shape != wanted[key].shape
-    ]
+    """Name every entry that is missing, left over, or of another shape or kind of number."""
+    shared = [key for key in wanted if key in state]
     faults = {
         "missing": [key for key in wanted if key not in state],
         "unexpected": [key for key in state if key not in wanted],
-        "of another shape": misshapen,
+        "of another shape": [
+            f"{key} (file {tuple(state[key].shape)}, network {tuple(wanted[key].shape)})"
+            for key in shared
+            if not _same_shape(key, state[key], wanted[key])
+        ],
+        "of another kind of number": [
+            f"{key} (file {state[key].dtype}, network {wanted[key].dtype})"
+            for key in shared
+            if wanted[key].is_floating_point() and not state[key].is_floating_point()
+        ],
     }
     found = [f"{len(keys)} {fault}: {_some(keys)}" for fault, keys in faults.items() if keys]
     if found:
-        raise CheckpointError(f"{path} does not fit the network. {'; '.join(found)}.")
+        hint = _hint(state, wanted, {*faults["missing"], *faults["unexpected"]})
+        raise CheckpointError(f"{path} does not fit the network. {'; '.join(found)}.{hint}")
+
+
+def _same_shape(key: str, theirs: Tensor, ours: Tensor) -> bool:
+    if key.endswith("_extra_state"):  # the levels, which the layer itself compares and names
+        return theirs.ndim == 2 and theirs.shape[1] == 2
+    return theirs.shape == ours.shape
+
+
+def _hint(state: State, wanted: State, odd: set[str]) -> str:
+    """Say what the network would have to be, where the names tell."""
+    if odd and all(".end_norm." in key or ".bn3." in key for key in odd):
+        setting = "true" if any(".end_norm." in key for key in state) else "false"
+        return f" Build it with end_norm={setting}."
+    if odd and all(key.endswith("_extra_state") for key in odd):
+        theirs = "plain" if any(key.endswith("_extra_state") for key in wanted) else "CoConv"
+        return f" The file is of a network with {theirs} convolutions."
+    head = "fc.weight"
+    if not odd and head in state and state[head].shape != wanted[head].shape:
+        return f" Build it with num_classes={len(state[head])}."
+    return ""
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _some(names: list[str], most: int = 8) -> str:

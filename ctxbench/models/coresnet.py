@@ -17,6 +17,9 @@ PAPER_LEVELS: Levels = (4, 3, 2, 1)
 def coresnet(config: ResNetConfig, *, levels: Levels = PAPER_LEVELS) -> ResNet:
     """Build a CoResNet; differs from `resnet` in the 3x3 convolutions and in nothing else.
 
+    Its kernels are drawn like those of `resnet`, over all output channels; with a fan-out of each
+    level's channels alone, as separate convolutions would have it, they would start larger.
+
     `levels` is one per stage; `top` alone is the largest dilation of each of 4, 3, 2, 1.
     With an `output_stride` below 32 the dilations of the levels multiply those of the stage.
     """

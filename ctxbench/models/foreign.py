@@ -1,7 +1,10 @@
 """Networks of other people: torchvision, timm, and functions in a Python file."""
 
 import importlib.util
+import inspect
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,11 @@ from torch import nn
 from ctxbench.errors import MissingPackageError, SpecError, UnknownNameError
 from ctxbench.models._spec import Network, images
 from ctxbench.spec import literal
+
+Builder = Callable[..., nn.Module]
+
+# options that would download weights
+_DOWNLOADS = ("weights", "weights_backbone", "pretrained")
 
 
 def is_foreign(name: str) -> bool:
@@ -22,65 +30,98 @@ def resolve(spec: str, name: str, given: Mapping[str, str]) -> Network:
     """Find the function behind a foreign name; its options go to it as keyword arguments."""
     options = {key: literal(text) for key, text in given.items()}
     library, _, model = name.partition("/")
-    if library == "torchvision":
-        build = _torchvision(model)
-    elif library == "timm":
-        build = _timm(model)
+    if library in ("torchvision", "timm"):
+        refused = [key for key in _DOWNLOADS if key in options]
+        if refused:
+            raise SpecError(
+                f"{name}: {refused[0]}= would download weights, which ctxbench never does. Build "
+                f"the network without it and load a weight file."
+            )
+        build, side = _torchvision(model) if library == "torchvision" else _timm(model)
     else:
-        build = _from_file(name)
+        build, side = _from_file(name), 224
     channels = {"in_channels": options.get("in_channels", options.get("in_chans", 3))}
     return Network(
         spec=spec,
         build=partial(_call, name, build, options),
-        source=name,
         inputs=partial(images, channels),
-        image_px=224,
+        image_px=side,
     )
 
 
-def _torchvision(model: str) -> Callable[..., nn.Module]:
+def _torchvision(model: str) -> tuple[Builder, int]:
     from torchvision import models
 
     if model not in models.list_models():
         raise UnknownNameError("torchvision network", model, models.list_models())
-    return partial(models.get_model, model, weights=None)
+    builder = models.get_model_builder(model)
+    known = inspect.signature(builder).parameters
+    absent = {key: None for key in ("weights", "weights_backbone") if key in known}
+    weights = next(iter(models.get_model_weights(model)), None)
+    crop = getattr(weights.transforms(), "crop_size", None) if weights else None
+    return partial(builder, **absent), crop[0] if isinstance(crop, list) else 224
 
 
-def _timm(model: str) -> Callable[..., nn.Module]:
+def _timm(model: str) -> tuple[Builder, int]:
     try:
         import timm
     except ModuleNotFoundError:
         raise MissingPackageError("timm", f"timm/{model}", "timm") from None
     if not timm.is_model(model):
         raise UnknownNameError("timm network", model, timm.list_models())
-    build: Callable[..., nn.Module] = partial(timm.create_model, model, pretrained=False)
-    return build
+    try:
+        config = timm.get_pretrained_cfg(model)
+    except RuntimeError as error:  # a known network, but not that set of weights
+        raise SpecError(f"timm/{model}: {error}") from None
+    side = config.input_size[-1] if config else 224
+    return partial(timm.create_model, model, pretrained=False), side
 
 
-def _from_file(name: str) -> Callable[..., nn.Module]:
+def _from_file(name: str) -> Builder:
     file, _, function = name.rpartition(":")
     if not file or not function:
         raise SpecError(f"{name!r} names no function. Write FILE.py:FUNCTION.")
     path = Path(file)
     if not path.is_file():
         raise SpecError(f"{name!r}: there is no file {file!r}.")
-    located = importlib.util.spec_from_file_location(path.stem, path)
-    if located is None or located.loader is None:
-        raise SpecError(f"{name!r}: {file!r} is not a Python file.")
-    module = importlib.util.module_from_spec(located)
-    located.loader.exec_module(module)
-    names = [key for key, value in vars(module).items() if callable(value)]
+    found = _execute(path)
+    names = [key for key, value in found.items() if callable(value)]
     if function not in names:
         raise UnknownNameError(f"function of {file}", function, names)
-    found: Callable[..., nn.Module] = getattr(module, function)
-    return found
+    build: Builder = found[function]
+    return build
 
 
-def _call(name: str, build: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
+def _execute(path: Path) -> dict[str, Any]:
+    """Run a Python file as a module, as `python FILE` would find its neighbours."""
+    located = importlib.util.spec_from_file_location(f"ctxbench_{path.stem}", path.resolve())
+    if located is None or located.loader is None:
+        raise SpecError(f"{str(path)!r} is not a Python file.")
+    module = importlib.util.module_from_spec(located)
+    sys.modules[located.name] = module  # dataclasses and pickle look it up
+    sys.path.insert(0, str(path.resolve().parent))
     try:
-        model = build(**options)
+        with redirect_stdout(sys.stderr):  # standard output is for data
+            located.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise SpecError(f"{path} cannot be run: {error}") from None
+    finally:
+        sys.path.pop(0)
+    return vars(module)
+
+
+def _call(name: str, build: Builder, options: dict[str, Any]) -> nn.Module:
+    try:
+        inspect.signature(build).bind(**options)
+    except TypeError as error:
+        raise SpecError(f"{name} cannot be built with {options}: {error}") from None
+    try:
+        with redirect_stdout(sys.stderr):
+            model = build(**options)
     except (TypeError, ValueError) as error:
-        raise SpecError(f"{name} cannot be built with {options}: {error}") from error
+        if name.startswith(("torchvision/", "timm/")):  # they hand their options further down
+            raise SpecError(f"{name} cannot be built with {options}: {error}") from error
+        raise
     if not isinstance(model, nn.Module):
         raise SpecError(f"{name} returned {type(model).__name__}, not a torch.nn.Module.")
     return model

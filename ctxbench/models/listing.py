@@ -1,10 +1,11 @@
-"""The registered networks as rows; no weights are allocated for it."""
+"""The registered operators and networks as rows; no weights are allocated for it."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatch
 
 from ctxbench.errors import UnknownNameError
 from ctxbench.models import MODELS, resolve, without_weights
+from ctxbench.ops import OPS
 from ctxbench.spec import defaults_of, options_of
 
 Row = dict[str, object]
@@ -19,13 +20,28 @@ def matching(pattern: str) -> list[str]:
 
 
 def expand(specs: Iterable[str]) -> list[str]:
-    """Replace every pattern among the specs by the names it matches."""
-    return [name for spec in specs for name in (matching(spec) if "*" in spec else [spec])]
+    """Replace every pattern among the specs, like `coresnet*:width=8`, by what it matches."""
+    found = []
+    for spec in specs:
+        name, colon, options = spec.partition(":")
+        names = matching(name) if set("*?[") & set(name) else [name]
+        found += [f"{each}{colon}{options}" for each in names]
+    return found
 
 
 def listing(pattern: str = "*") -> list[Row]:
-    """Return name, parameters, options with their values, and source of each network."""
-    return [_row(name) for name in matching(pattern)]
+    """Return parameters, options with their values, and source of operators and networks."""
+    operators: list[Row] = [
+        {"kind": "operator", "model": name, "source": known.source}
+        for name, known in OPS.items()
+        if fnmatch(name, pattern)
+    ]
+    try:
+        return operators + [_row(name) for name in matching(pattern)]
+    except UnknownNameError:
+        if operators:
+            return operators
+        raise
 
 
 def _row(name: str) -> Row:
@@ -33,6 +49,7 @@ def _row(name: str) -> Row:
     values = {**defaults_of(known.build), **known.preset}
     parameters = without_weights(network).parameters()
     return {
+        "kind": "network",
         "model": name,
         "params": sum(parameter.numel() for parameter in parameters),
         "image_px": known.image_px,

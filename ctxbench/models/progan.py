@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ctxbench.models._spec import ModelSpec
+from ctxbench.models._spec import ModelSpec, at_least_one
 from ctxbench.ops import CoConv2d
+
+IMAGE_PX = 128
 
 # (channels, width, index of the resolution) -> a 3x3 convolution with bias
 GeneratorConv = Callable[[int, int, int], nn.Module]
@@ -19,16 +21,15 @@ GeneratorConv = Callable[[int, int, int], nn.Module]
 class GeneratorConfig:
     """The channels at 4, 8, 16, ... px and the length of the latent vector.
 
-    The widths are those of the table. Its totals, 27.21 M and 54.76 G, belong to a generator that
-    is twice as wide at 64 and 128 px: `widths=512,512,512,512,512,256` has 27.20 M and 54.71 G.
+    The widths are those of the table in the CoConv paper. The totals that it prints are nearly
+    those of a generator twice as wide at 64 and 128 px.
     """
 
     widths: tuple[int, ...] = (512, 512, 512, 512, 256, 128)
     latent: int = 512
 
     def __post_init__(self) -> None:
-        if not self.widths or min(*self.widths, self.latent) < 1:
-            raise ValueError(f"widths and latent start at 1; got {self}.")
+        at_least_one(self, "widths", "latent")
 
 
 class PixelNorm(nn.Module):
@@ -113,8 +114,12 @@ def coprogan(config: GeneratorConfig, *, levels: tuple[int, ...] = (1, 2, 3, 4, 
 
 
 def latents(options: Mapping[str, Any], batch: int, height: int, width: int) -> Tensor:
-    """Return zeros in the shape of a batch of latent vectors, whatever the size of an image."""
-    del height, width
+    """Return zeros in the shape of a batch of latent vectors; the image's size is the network's."""
+    if height != width or height not in (IMAGE_PX, 4 << str(options.get("widths", "")).count(",")):
+        raise ValueError(
+            f"the generator makes images of one size from a latent vector; {height}x{width} cannot "
+            f"be asked for. Leave --image-size out."
+        )
     return torch.zeros(batch, int(options.get("latent", 512)))
 
 
@@ -131,8 +136,8 @@ def _equal_split(width: int, levels: int) -> list[tuple[int, int]]:
 _SOURCE = "arXiv:1710.10196; arXiv:2108.07387, Table 2"
 
 SPECS = {
-    "progan128": ModelSpec(progan, source=_SOURCE, image_px=128, inputs=latents),
+    "progan128": ModelSpec(progan, source=_SOURCE, image_px=IMAGE_PX, inputs=latents),
     "coprogan128": ModelSpec(
-        coprogan, source=_SOURCE, baseline="progan128", image_px=128, inputs=latents
+        coprogan, source=_SOURCE, baseline="progan128", image_px=IMAGE_PX, inputs=latents
     ),
 }

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
-from ctxbench.models._spec import ModelSpec
+from ctxbench.models._spec import ModelSpec, at_least_one
 
 # (channels) -> module of the same shape
 Slot = Callable[[int], nn.Module]
@@ -21,8 +21,10 @@ class ResNetConfig:
     """The shape of a residual network; every field is an option of the spec string.
 
     `output_stride` below 32 removes the stride of the last stages and dilates what follows, so
-    that the network computes the same function on a finer grid. `end_norm` moves the last batch
-    norm of each stage behind the addition, as iduta/coconv does and its paper does not say.
+    that the network computes the same function on a finer grid; a stage beyond 32, too, is dilated.
+    It counts from the imagenet stem: behind the small one the true stride is a quarter. `end_norm`
+    moves the last batch norm of each stage behind the addition, as iduta/coconv does and its paper
+    does not say.
     """
 
     blocks: tuple[int, ...] = (3, 4, 6, 3)
@@ -35,9 +37,7 @@ class ResNetConfig:
     in_channels: int = 3
 
     def __post_init__(self) -> None:
-        counts = (*self.blocks, self.width, self.num_classes, self.in_channels)
-        if not self.blocks or min(counts) < 1:
-            raise ValueError(f"blocks, width, num_classes and in_channels start at 1; got {self}.")
+        at_least_one(self, "blocks", "width", "num_classes", "in_channels")
 
 
 @dataclass(frozen=True, slots=True)

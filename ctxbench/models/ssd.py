@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ctxbench.models._spec import ModelSpec
+from ctxbench.models._spec import ModelSpec, at_least_one
 from ctxbench.models.coresnet import Levels, coconv3x3
 from ctxbench.models.resnet import Conv3x3, ResNet, ResNetConfig, conv1x1, plain_conv3x3, resnet
 
@@ -28,10 +28,10 @@ class SSDConfig:
     in_channels: int = 3
 
     def __post_init__(self) -> None:
-        if len(self.blocks) != 3 or self.num_classes < 1:
-            raise ValueError(
-                f"SSD300 takes blocks of three stages and a class or more; got {self}."
-            )
+        at_least_one(self, "blocks", "width", "num_classes", "in_channels")
+        if len(self.blocks) != 3:
+            shown = ",".join(map(str, self.blocks))
+            raise ValueError(f"blocks={shown} should be three: SSD300 cuts after the third stage.")
 
 
 class SSD(nn.Module):
@@ -129,7 +129,8 @@ def _heads(channels: list[int], *, values: int) -> nn.ModuleList:
 
 
 def _per_box(x: Tensor, values: int) -> Tensor:
-    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)
+    boxes = x.shape[1] // values * x.shape[2] * x.shape[3]
+    return x.permute(0, 2, 3, 1).reshape(len(x), boxes, values)
 
 
 def _initialise(part: nn.Module) -> None:

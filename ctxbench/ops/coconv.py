@@ -18,21 +18,25 @@ Levels = int | str | Sequence[tuple[int, int]]
 # number of levels -> the share of the output channels of dilation 1, 2, 3, ... as a divisor
 _SHARES = {1: (1,), 2: (2, 2), 3: (2, 4, 4), 4: (4, 4, 4, 4), 5: (4, 4, 4, 8, 8)}
 
+_MODES = ("zeros", "reflect", "replicate", "circular")
+
 
 class CoConv2d(nn.Module):
     """A convolution that looks at several scales: each level of output channels has its dilation.
 
     It stands in for an `nn.Conv2d` of the same arguments with "same" padding: its weight has the
     same shape, every output channel sees the same input channels, and only the distance between
-    the taps differs from level to level. The plain convolution is `levels=1`.
+    the taps differs from level to level. The plain convolution is `levels=1`. A state dict holds
+    the levels beside the weight, because shapes alone would not tell other levels apart.
 
     `levels` is a count (the paper's split of the channels over dilations 1, 2, 3, ...), `"top"` or
     `"top3"` (the largest of 4, or of 3, dilations alone), or (width, dilation) pairs.
-    `dilation` multiplies the dilation of every level.
+    `dilation` multiplies the dilation of every level. There is no `padding`: it is always "same".
 
     Shape:  (B, C, H, W) -> (B, O, ceil(H / stride), ceil(W / stride)).
     Cost:   kh * kw * C * O / groups MACs per output pixel, whatever the levels.
-    Raises: ValueError for even kernels, levels that do not sum to O, indivisible groups.
+    Raises: ValueError for even kernels, levels that do not sum to O, indivisible groups, and for
+            an input of other channels.
     Source: arXiv:2108.07387, section 3; iduta/coconv@755147c.
     """
 
@@ -48,19 +52,42 @@ class CoConv2d(nn.Module):
         groups: int = 1,
         bias: bool = True,
         padding_mode: PaddingMode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        kernel = _pair(kernel_size)
-        _check(in_channels, out_channels, kernel, groups=groups, padding_mode=padding_mode)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride, self.padding_mode = kernel, _pair(stride), padding_mode
-        self.levels = tuple(
-            (width, rate * dilation) for width, rate in split_levels(out_channels, levels)
-        )
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel))
-        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.kernel_size = _pair("kernel_size", kernel_size)
+        self.stride, self.dilation = _pair("stride", stride), dilation
+        self.padding_mode = padding_mode
+        self._check()
+        self.levels = split_levels(out_channels, levels)
+        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(self.weight.new_empty(out_channels)) if bias else None
         self._pieces = _cut(self.levels, out_channels // groups, in_channels // groups)
         self.reset_parameters()
+
+    def _check(self) -> None:
+        if any(size < 1 or size % 2 == 0 for size in self.kernel_size):
+            raise ValueError(
+                f"CoConv2d needs an odd kernel to stay centred; got kernel_size={self.kernel_size}."
+            )
+        if min(self.in_channels, self.out_channels, self.groups, self.dilation, *self.stride) < 1:
+            raise ValueError(
+                f"CoConv2d needs channels, groups, stride and dilation of at least 1; got "
+                f"{self.in_channels}, {self.out_channels}, {self.groups}, {self.stride}, "
+                f"{self.dilation}."
+            )
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise ValueError(
+                f"CoConv2d needs channels divisible by groups={self.groups}; got "
+                f"in_channels={self.in_channels}, out_channels={self.out_channels}."
+            )
+        if self.padding_mode not in _MODES:
+            raise ValueError(
+                f"CoConv2d pads with one of {_MODES}; got padding_mode={self.padding_mode!r}."
+            )
 
     def reset_parameters(self) -> None:
         """Initialise as `nn.Conv2d` does."""
@@ -71,26 +98,36 @@ class CoConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return every level's output, side by side on the channel axis."""
-        parts = [self._convolve(x, piece) for piece in self._pieces]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        if x.shape[-3] != self.in_channels:
+            raise ValueError(
+                f"CoConv2d of in_channels={self.in_channels} got an input of shape "
+                f"{tuple(x.shape)}, (B, C, H, W)."
+            )
+        widths = [piece.width for piece in self._pieces]
+        weights = torch.split(self.weight, widths)  # at once: one gradient instead of one a level
+        biases = [None] * len(widths) if self.bias is None else torch.split(self.bias, widths)
+        parts = [
+            self._convolve(x, *part) for part in zip(self._pieces, weights, biases, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-3)
 
-    def _convolve(self, x: Tensor, piece: "_Piece") -> Tensor:
-        x = x if piece.inputs is None else x[:, piece.inputs]
-        bias = None if self.bias is None else self.bias[piece.outputs]
-        padding = tuple(piece.dilation * (size // 2) for size in self.kernel_size)
+    def _convolve(self, x: Tensor, piece: "_Piece", weight: Tensor, bias: Tensor | None) -> Tensor:
+        x = x if piece.inputs is None else x.narrow(-3, *piece.inputs)
+        dilation = piece.dilation * self.dilation
+        padding = tuple(dilation * (size // 2) for size in self.kernel_size)
         if self.padding_mode != "zeros":
             (top, left), padding = padding, (0, 0)
             x = F.pad(x, (left, left, top, top), mode=self.padding_mode)
-        weight = self.weight[piece.outputs]
-        return F.conv2d(x, weight, bias, self.stride, padding, piece.dilation, piece.groups)
+        return F.conv2d(x, weight, bias, self.stride, padding, dilation, piece.groups)
 
     def get_extra_state(self) -> Tensor:
         """Return the (width, dilation) of each level, so that a state dict says what it is for."""
-        return torch.tensor(self.levels)
+        return torch.tensor(self.levels, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Refuse the weights of other levels; the shapes alone would not tell them apart."""
-        theirs = tuple((int(width), int(rate)) for width, rate in state.tolist())
+        # rounded, since whoever averages state dicts averages these, too
+        theirs = tuple((round(width), round(rate)) for width, rate in state.tolist())
         if theirs != self.levels:
             raise ValueError(
                 f"The weights belong to a CoConv2d of (width, dilation) levels {theirs}; "
@@ -101,8 +138,8 @@ class CoConv2d(nn.Module):
         """Describe the layer inside a printed network."""
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
-            f"stride={self.stride}, levels={self.levels}, groups={self.groups}, "
-            f"bias={self.bias is not None}"
+            f"stride={self.stride}, levels={self.levels}, dilation={self.dilation}, "
+            f"groups={self.groups}, bias={self.bias is not None}, padding_mode={self.padding_mode}"
         )
 
 
@@ -123,20 +160,24 @@ def split_levels(channels: int, levels: Levels) -> tuple[tuple[int, int], ...]:
             )
         rest = [max(1, channels // share) for share in _SHARES[levels][1:]]
         levels = list(zip([channels - sum(rest), *rest], range(1, levels + 1), strict=True))
-    pairs = tuple((int(width), int(rate)) for width, rate in levels)
-    if min(min(pair) for pair in pairs) < 1 or sum(width for width, _ in pairs) != channels:
+    pairs = tuple((width, rate) for width, rate in levels)
+    whole = all(isinstance(number, int) and number > 0 for pair in pairs for number in pair)
+    if not whole or sum(width for width, _ in pairs) != channels:
         raise ValueError(
             f"CoConv2d needs levels of at least one channel and dilation 1 whose widths sum to "
-            f"out_channels={channels}; got (width, dilation) {pairs}."
+            f"out_channels={channels}; got (width, dilation) {_few(pairs)}."
         )
     return pairs
 
 
 class _Piece(NamedTuple):
-    """Output channels that one call of the plain convolution computes."""
+    """Output channels that one call of the plain convolution computes.
 
-    outputs: slice
-    inputs: slice | None
+    `inputs` is the first of the input channels that it sees and their number, None for all.
+    """
+
+    width: int
+    inputs: tuple[int, int] | None
     dilation: int
     groups: int
 
@@ -155,11 +196,15 @@ def _cut(levels: Sequence[tuple[int, int]], outputs: int, inputs: int) -> list[_
         edges = sorted({start, stop} | {edge for edge in (first, last) if start < edge < stop})
         for a, b in pairwise(edges):
             groups = (b - a) // outputs if a % outputs == b % outputs == 0 else 1
-            span = slice(a // outputs * inputs, -(-b // outputs) * inputs)
-            whole = span == slice(0, total // outputs * inputs)
-            pieces.append(_Piece(slice(a, b), None if whole else span, rate, groups))
+            seen = (a // outputs * inputs, (-(-b // outputs) - a // outputs) * inputs)
+            everything = seen == (0, total // outputs * inputs)
+            pieces.append(_Piece(b - a, None if everything else seen, rate, groups))
         start = stop
     return pieces
+
+
+def _few(pairs: Sequence[object], most: int = 8) -> str:
+    return str(tuple(pairs)) if len(pairs) <= most else f"{tuple(pairs[:most])} and more"
 
 
 def _top(levels: str) -> int:
@@ -169,23 +214,11 @@ def _top(levels: str) -> int:
     return int(match[1] or 4)
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
-def _check(
-    in_channels: int, out_channels: int, kernel: tuple[int, int], *, groups: int, padding_mode: str
-) -> None:
-    if any(size < 1 or size % 2 == 0 for size in kernel):
-        raise ValueError(f"CoConv2d needs an odd kernel to stay centred; got kernel_size={kernel}.")
-    if groups < 1 or in_channels % groups or out_channels % groups:
-        raise ValueError(
-            f"CoConv2d needs channels divisible by groups={groups}; "
-            f"got in_channels={in_channels}, out_channels={out_channels}."
-        )
-    modes = ("zeros", "reflect", "replicate", "circular")
-    if padding_mode not in modes:
-        raise ValueError(f"CoConv2d pads with one of {modes}; got padding_mode={padding_mode!r}.")
+def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2:
+        raise ValueError(f"CoConv2d takes a number or a pair; got {name}={value}.")
+    return (pair[0], pair[1])
 
 
 SPEC = OpSpec(

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from pandas import DataFrame, Series, concat, to_numeric
 
+from ctxbench.claims import CLOSE, DIFFERS, REPRODUCED
 from ctxbench.records import Row, latest
 from ctxbench.report._style import GREY, RING, WIDTH_IN, mark_key, ring_key, style
 from ctxbench.report.networks import CELLS, CLAIM, merge, networks
@@ -22,7 +23,7 @@ _LINE_IN = 0.165
 _WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 _BLUE, _ORANGE, _, _RED = sns.color_palette("colorblind")[:4]
 # verdict -> marker and colour; the marker alone tells the verdicts apart
-_MARKS = {"reproduced": ("o", _BLUE), "close": ("^", _ORANGE), "differs": ("X", _RED)}
+_MARKS = {REPRODUCED: ("o", _BLUE), CLOSE: ("^", _ORANGE), DIFFERS: ("X", _RED)}
 _TICKS = [digit * 10.0**power for power in range(-3, 5) for digit in (1, 2, 3, 5, 7)]
 
 

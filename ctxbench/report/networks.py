@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
+from ctxbench.claims import GFLOPS, PARAMS, PARITY
 from ctxbench.records import Row
 
 # the columns that tell one published figure from another
 CLAIM = ("paper", "table", "row", "metric", "model")
-# the metrics of a network's cost, as they stand in the rows; every other needs training
-PARAMS, GFLOPS, PARITY = "params (M)", "GFLOPs", "same cost as"
 
 _PREFIX = {PARAMS: "params", GFLOPS: "gflops"}
 # what a line holds of a claim on parameters or GFLOPs

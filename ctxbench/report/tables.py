@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from pandas import DataFrame
 
+from ctxbench.claims import GFLOPS, PARAMS, PARITY, VERDICTS
 from ctxbench.records import Row, latest
 from ctxbench.render import Format, render
-from ctxbench.report.networks import CLAIM, GFLOPS, PARAMS, PARITY, merge, networks
+from ctxbench.report.networks import CLAIM, merge, networks
 
 _CLAIMS = (
     "paper", "table", "row", "metric", "published", "ours", "difference", "convention",
@@ -21,11 +22,6 @@ _COSTS = (
 _HEADLINE = (
     "paper", "networks", "table", "params_published", "params_ours", "params_verdict",
     "gflops_published", "gflops_ours", "gflops_convention", "gflops_verdict", "parity",
-)  # fmt: skip
-# the order in which the verdicts stand
-_VERDICTS = (
-    "reproduced", "close", "differs", "proved equal", "refuted", "not buildable here yet",
-    "needs training",
 )  # fmt: skip
 _HEADINGS = {
     "model": "network",
@@ -86,8 +82,8 @@ def verdicts(rows: Iterable[Row]) -> DataFrame:
         group = row["metric"] if row["metric"] in counted else "after training"
         tally.setdefault(group, Counter())[row["verdict"]] += 1
     total = sum(tally.values(), Counter[str]())
-    order = [verdict for verdict in _VERDICTS if total[verdict]]
-    order += sorted(set(total) - set(_VERDICTS))
+    order = [verdict for verdict in VERDICTS if total[verdict]]
+    order += sorted(set(total) - set(VERDICTS))
     lines = [
         {"metric": group, "claims": count.total(), **{verdict: count[verdict] for verdict in order}}
         for group, count in tally.items()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ctxbench.claims import GFLOPS, PARAMS, PARITY, Claim, load_claims, papers
-from ctxbench.claims.verdict import VERDICTS, check_verdict, digits_match, judge, tally
+from ctxbench.claims import GFLOPS, PARAMS, PARITY, VERDICTS, Claim, load_claims, papers
+from ctxbench.claims.verdict import check_verdict, digits_match, judge, tally
 from ctxbench.errors import UnknownNameError
 from ctxbench.measure.costs import Setting, count_spec
 from ctxbench.records import as_row

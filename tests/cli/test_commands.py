@@ -5,12 +5,16 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 import ctxbench
 from ctxbench import cli
+from ctxbench.claims import PARITY, load_claims
+from ctxbench.measure._flop_tables import RULES
+from ctxbench.measure._values import macs
 from ctxbench.records import read_rows
 
 
@@ -91,32 +95,27 @@ def test_an_operation_without_a_rule_is_an_error_or_a_loud_note(run, tmp_path):
     assert "NOT COUNTED in nets.py:Net: aten::fft_fft" in err
 
 
-DEAD_BRANCH = """
-import torch
-class Net(torch.nn.Module):
-    def forward(self, x): self.unused(x); return self.conv(x)
-    def __init__(self):
-        super().__init__()
-        self.conv, self.unused = torch.nn.Conv2d(3, 3, 1), torch.nn.Conv2d(3, 3, 1)
-"""
-
-
-def test_a_disagreement_with_torchs_counter_is_shown(run, tmp_path):
-    (tmp_path / "nets.py").write_text(DEAD_BRANCH)
-    code, _, err = run("flops", "nets.py:Net", "--cross-check")
+def test_a_disagreement_with_torchs_counter_is_shown(run, monkeypatch):
+    wrong = lambda inputs, outputs: macs("conv", 1)  # noqa: E731
+    monkeypatch.setitem(RULES, "aten::_convolution", wrong)
+    code, _, err = run("flops", "resnet_tiny", "--cross-check", "--image-size", "23")
     assert code == 0
-    assert "DISAGREEMENT on nets.py:Net: torch's counter finds 903,168 MACs" in err
+    assert err.startswith("DISAGREEMENT on resnet_tiny: torch's counter finds ")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("flops", "coresnet5O"), "Unknown network 'coresnet5O'. Did you mean 'coresnet50'?"),
-        (("flops", "resnet50:level=3"), "Unknown option of resnet 'level'"),
+        (("flops", "resnet50:level=3"), "Unknown option of resnet50 'level'"),
         (("flops", "resnet50", "--against", "resnet"), "Unknown network 'resnet'."),
         (("flops", "resnet50", "--image-size", "big"), "--image-size 'big' is no size."),
         (("flops", "resnet50", "--image-size", "0"), "--image-size '0' is no size."),
         (("flops", "resnet50", "--convention", "gflops"), "Unknown convention 'gflops'."),
+        (("flops", "progan128", "--image-size", "64"), "progan128: the generator makes images of"),
+        (("flops", "resnet18", "--image-size", "9999999"), "cannot run on inputs"),
+        (("flops", "torchvision/resnet18:weights=DEFAULT"), "weights= would download weights"),
+        (("flops", "timm/resnet18:pretrained=true"), "pretrained= would download weights"),
         (("flops", "x*"), "Unknown network 'x*'."),
         (("flops", "ssd300_resnet50", "--image-size", "32"), "cannot run on inputs (1, 3, 32, 32)"),
         (("claims", "--paper", "cocnv"), "Unknown paper 'cocnv'. Did you mean 'coconv'?"),
@@ -141,6 +140,8 @@ def test_wrong_usage_is_exit_code_2(run, words):
 
 
 def test_models_lists_what_is_registered(run):
+    assert "levels=4,3,2,1" in run("models", "coresnet50", "--long")[1]
+    assert "operator  coconv" in run("models")[1]
     code, out, _ = run("models", "coresnet*", "--format", "json")
     assert code == 0
     rows = {row["model"]: row for row in json.loads(out)}
@@ -153,8 +154,7 @@ def test_models_lists_what_is_registered(run):
 def test_every_command_has_help_with_an_example(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0
-    if command != "report":
-        assert "Example: ctxbench " + command in out
+    assert "Example: ctxbench " + command in out
 
 
 def test_version(run):
@@ -165,3 +165,33 @@ def test_the_console_script_is_installed():
     program = [sys.executable, "-c", "from ctxbench.cli import main; main()", "--help"]
     out = subprocess.run(program, capture_output=True, text=True, check=True).stdout
     assert "flops" in out
+
+
+def test_a_bug_keeps_its_traceback_and_is_no_verdict(run, monkeypatch):
+    monkeypatch.setattr("ctxbench.models.listing.listing", lambda pattern: 1 / 0)
+    code, _, err = run("models")
+    assert code == 70
+    assert "ZeroDivisionError" in err
+
+
+def test_a_pattern_keeps_its_options(run):
+    _, out, _ = run("flops", "*resnet_tiny:width=8", "--format", "csv")
+    assert [line.split(",")[0] for line in out.splitlines()[1:]] == [
+        "coresnet_tiny:width=8", "resnet_tiny:width=8",
+    ]  # fmt: skip
+
+
+def test_the_command_in_a_row_can_be_run_again(run, tmp_path):
+    run("flops", "*resnet_tiny", "--quiet")
+    (row, _) = read_rows("costs", raw=tmp_path / "results/raw").rows
+    assert row["stamp"]["command"] == "ctxbench flops '*resnet_tiny' --quiet"
+
+
+def test_claims_fail_when_parity_does(run, monkeypatch):
+    claim = next(c for c in load_claims() if c.metric == PARITY and c.model == "coresnet50")
+    wrong = replace(claim, model="coresnet_tiny:num_classes=9", published="resnet_tiny")
+    monkeypatch.setattr("ctxbench.claims.load_claims", lambda paper: [wrong])
+    code, out, err = run("claims")
+    assert code == 1
+    assert "refuted" in out
+    assert err == "1 refuted\n"

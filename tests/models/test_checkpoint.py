@@ -58,13 +58,37 @@ def test_the_authors_weights_fit_no_other_network(spec, tmp_path):
         lambda state: {"state_dict": state, "epoch": 3},
         lambda state: {"model": {f"module.{key}": value for key, value in state.items()}},
         lambda state: {f"_orig_mod.module.{key}": value for key, value in state.items()},
+        lambda state: (
+            {"n_averaged": torch.tensor(3)} | {f"module.{k}": v for k, v in state.items()}
+        ),
+        lambda state: {"state_dict": {f"model.{k}": v for k, v in state.items()}, "hyper": {}},
     ],
-    ids=["plain", "state_dict", "model and module.", "compiled and parallel"],
+    ids=["plain", "state_dict", "model and module.", "compiled and parallel", "averaged", "lit"],
 )
 def test_reads_what_torch_saved(nest, weights, tmp_path):
     torch.save(nest(weights), tmp_path / "w.pth")
     model = create_model(TINY)
     load_checkpoint(model, tmp_path / "w.pth")
+    assert _equal(model, weights)
+
+
+def test_weights_at_another_output_stride(weights, tmp_path):
+    torch.save(weights, tmp_path / "w.pth")
+    load_checkpoint(create_model(f"{TINY}:output_stride=8"), tmp_path / "w.pth")
+
+
+def test_half_precision_becomes_the_networks(weights, tmp_path):
+    halves = {key: v.half() if v.is_floating_point() else v for key, v in weights.items()}
+    torch.save(halves, tmp_path / "w.pth")
+    model = create_model(TINY)
+    load_checkpoint(model, tmp_path / "w.pth")
+    assert _equal(model, {k: v.float() if v.dtype == torch.half else v for k, v in halves.items()})
+
+
+def test_loads_into_a_compiled_and_a_parallel_network(weights, tmp_path):
+    torch.save(weights, tmp_path / "w.pth")
+    model = create_model(TINY)
+    load_checkpoint(torch.nn.DataParallel(torch.compile(model)), tmp_path / "w.pth")
     assert _equal(model, weights)
 
 
@@ -85,8 +109,29 @@ def test_reads_safetensors(weights, tmp_path):
             r"1 of another shape: fc.bias \(file \(7,\), network \(10,\)\)",
         ),
         (lambda s: s.update({"conv1.weight": "text"}), "no tensors: conv1.weight"),
+        (lambda s: s.update({3: torch.zeros(1)}), "no tensors: 3"),
+        (lambda s: s.update({"fc.bias": torch.zeros(10).cfloat()}), "kind of number: fc.bias"),
+        (lambda s: s.update({"fc.bias": torch.zeros(10).char()}), "kind of number: fc.bias"),
+        (
+            lambda s: s.update({"layer1.0.conv2._extra_state": torch.tensor(3)}),
+            "1 of another shape: layer1.0.conv2._extra_state",
+        ),
+        (
+            lambda s: s.update({"layer4.0.conv2._extra_state": torch.tensor([[64, 2]])}),
+            "belong to a CoConv2d",
+        ),
     ],
-    ids=["missing", "unexpected", "shape", "not a tensor"],
+    ids=[
+        "missing",
+        "unexpected",
+        "shape",
+        "not a tensor",
+        "number as name",
+        "complex",
+        "integer",
+        "levels of no shape",
+        "other levels",
+    ],
 )
 def test_every_misfit_is_named_and_the_network_kept(spoil, message, weights, tmp_path):
     model = create_model(TINY)
@@ -105,6 +150,36 @@ def test_other_levels_are_refused_and_the_network_kept(weights, tmp_path):
     with pytest.raises(CheckpointError, match="belong to a CoConv2d"):
         load_checkpoint(model, tmp_path / "w.pth")
     assert _equal(model, before)
+
+
+@pytest.mark.parametrize(
+    ("saved", "spec", "hint"),
+    [
+        ("coresnet_tiny:end_norm=true", "coresnet_tiny", "Build it with end_norm=true."),
+        ("coresnet_tiny", "coresnet_tiny:end_norm=true", "Build it with end_norm=false."),
+        ("resnet_tiny", "coresnet_tiny", "of a network with plain convolutions."),
+        ("coresnet_tiny", "resnet_tiny", "of a network with CoConv convolutions."),
+        ("coresnet_tiny:num_classes=7", "coresnet_tiny", "Build it with num_classes=7."),
+    ],
+)
+def test_says_what_network_the_file_is_of(saved, spec, hint, tmp_path):
+    torch.save(create_model(saved).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=hint):
+        load_checkpoint(create_model(spec), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_torchvision_weights_give_torchvision_outputs(depth, tmp_path):
+    from torchvision import models
+
+    torch.manual_seed(0)
+    theirs = models.get_model(f"resnet{depth}", num_classes=7).double().eval()
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    ours = create_model(f"resnet{depth}:num_classes=7").double().eval()
+    load_checkpoint(ours, tmp_path / "w.pth")
+    x = torch.randn(2, 3, 65, 80, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)
 
 
 class _Bomb:
@@ -134,6 +209,49 @@ def test_torn_empty_and_absent_files_are_one_line(suffix, weights, tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="There is no weight file"):
         load_checkpoint(model, tmp_path / f"absent.{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("text.pth", b"1 2 3"),
+        ("array.pth", b"\x93NUMPY\x01"),
+        ("zip.pth", b"PK\x05\x06" + bytes(18)),
+    ],
+)
+def test_files_of_another_kind_are_one_line(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match="no complete weight file") as caught:
+        load_checkpoint(create_model(TINY), tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_program_is_named_as_such(tmp_path):
+    with pytest.warns(FutureWarning, match="jit"):
+        torch.jit.script(torch.nn.ReLU()).save(tmp_path / "script.pth")
+    with pytest.raises(CheckpointError, match="is a TorchScript program"):
+        load_checkpoint(create_model(TINY), tmp_path / "script.pth")
+
+
+def test_a_torn_old_style_file_is_one_line(weights, tmp_path):
+    whole = tmp_path / "whole.pth"
+    torch.save(weights, whole, _use_new_zipfile_serialization=False)
+    model = create_model(TINY)
+    load_checkpoint(model, whole)
+    data = whole.read_bytes()
+    for size in range(1, len(data) - 1, len(data) // 60):
+        (tmp_path / "torn.pth").write_bytes(data[:size])
+        with pytest.raises(CheckpointError, match="no complete weight file"):
+            load_checkpoint(model, tmp_path / "torn.pth")
+    assert _equal(model, weights)
+
+
+def test_a_file_nested_in_itself_ends(tmp_path):
+    content = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="no tensors: model"):
+        load_checkpoint(create_model(TINY), tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"state_dict": {}}, torch.zeros(3)])

@@ -129,7 +129,7 @@ def test_every_parameter_gets_a_gradient(spec):
     for module in model.modules():
         if isinstance(module, NonLocal):  # starts as identity, with dead weights behind the scale
             nn.init.ones_(module.norm.weight)
-    side = 300 if spec.startswith("ssd") else 64
+    side = 64 if network.image_px == 224 else network.image_px
     model(torch.randn_like(network.inputs(3, side, side))).square().sum().backward()
     dead = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
@@ -296,8 +296,8 @@ def test_coprogan_splits_the_channels_as_table_2():
 @pytest.mark.parametrize("name", ["progan128", "coprogan128"])
 def test_progan_makes_images_of_latents(name):
     network = resolve(f"{name}{SMALL_GAN}")
-    x = network.inputs(2, 300, 300)
-    assert x.shape == latents({"latent": 6}, 2, 1, 1).shape == (2, 6)
+    x = network.inputs(2, 128, 128)
+    assert x.shape == latents({"latent": 6}, 2, 128, 128).shape == (2, 6)
     assert network.build()(torch.randn_like(x)).shape == (2, 3, 128, 128)
 
 
@@ -313,10 +313,10 @@ def test_progan_starts_with_the_scale_of_the_equalised_learning_rate():
     [
         ("preact_resnet50:end_norm=true", "pre-activation has none"),
         ("se_resnet50:reduction=512", "from 1 to the 256 channels"),
-        ("ssd300_resnet50:blocks=3,4,6,3", "blocks of three stages"),
-        ("ssd300_resnet50:num_classes=0", "a class or more"),
+        ("ssd300_resnet50:blocks=3,4,6,3", "should be three"),
+        ("ssd300_resnet50:num_classes=0", "num_classes=0 is out of range"),
         ("ssd300_coresnet50:levels=4,3,2,1", "one level per stage"),
-        ("progan128:latent=0", "start at 1"),
+        ("progan128:latent=0", "latent=0 is out of range"),
         ("coprogan128:levels=1,2", "one level per resolution"),
         ("coprogan128:levels=0,2,3,4,4,4", "count from 1"),
     ],

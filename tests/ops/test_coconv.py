@@ -38,8 +38,9 @@ def test_equals_its_definition(shape, size):
     x = torch.randn(2, op.in_channels, *size, dtype=torch.float64, requires_grad=True)
     leaves = (x, op.weight, op.bias)
 
+    levels = [(width, rate * op.dilation) for width, rate in op.levels]
     expected = coconv(
-        x, op.weight, op.bias, op.levels,
+        x, op.weight, op.bias, levels,
         stride=op.stride, groups=op.groups, padding_mode=op.padding_mode,
     )  # fmt: skip
     actual = op(x)
@@ -145,6 +146,12 @@ def test_no_channel_is_lost_in_the_split(channels, levels):
         ({"levels": 0}, "1 to 5 levels; got levels=0"),
         ({"levels": [(3, 1), (3, 2)]}, "sum to out_channels=8; got .*\\(\\(3, 1\\), \\(3, 2\\)\\)"),
         ({"levels": [(8, 0)]}, "at least one channel and dilation 1"),
+        ({"levels": []}, "sum to out_channels=8; got .*\\(\\)"),
+        ({"levels": [(4.0, 1), (4, 2)]}, "at least one channel"),
+        ({"dilation": 0}, "dilation of at least 1"),
+        ({"stride": 0}, "stride and dilation of at least 1"),
+        ({"in_channels": 0}, "channels, groups, stride and dilation of at least 1"),
+        ({"stride": (1, 2, 3)}, "a number or a pair; got stride=\\(1, 2, 3\\)"),
         ({"levels": "bottom"}, "levels='top'.*got 'bottom'"),
         ({"levels": "top0"}, "got 'top0'"),
         ({"groups": 3}, "divisible by groups=3; got in_channels=4, out_channels=8"),
@@ -161,6 +168,38 @@ def test_weights_of_other_levels_are_refused():
     state = CoConv2d(4, 8, levels=[(4, 1), (4, 2)]).state_dict()
     with pytest.raises(ValueError, match=r"levels \(\(4, 1\), \(4, 2\)\); this one has"):
         CoConv2d(4, 8, levels=[(4, 1), (4, 3)]).load_state_dict(state)
+
+
+def test_weights_fit_the_same_levels_at_another_dilation():
+    state = CoConv2d(4, 8, levels=2).state_dict()
+    CoConv2d(4, 8, levels=2, dilation=2).load_state_dict(state)
+
+
+def test_averaged_weights_load():
+    op = CoConv2d(4, 8, levels=3)
+    averaged = op.state_dict()
+    for _ in range(5):
+        averaged = {key: 0.9 * averaged[key] + 0.1 * op.state_dict()[key] for key in averaged}
+    op.load_state_dict(averaged)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_an_input_of_other_channels_is_an_error(groups):
+    op = CoConv2d(8, 8, groups=groups)
+    with pytest.raises(ValueError, match=r"in_channels=8 got an input of shape \(1, 12, 5, 5\)"):
+        op(torch.zeros(1, 12, 5, 5))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_takes_an_image_without_a_batch(groups):
+    op = CoConv2d(8, 8, groups=groups)
+    x = torch.randn(8, 5, 6)
+    torch.testing.assert_close(op(x), op(x[None])[0])
+
+
+def test_device_and_dtype_are_those_of_a_convolution():
+    op = CoConv2d(4, 8, device="meta", dtype=torch.float64)
+    assert {(p.device.type, p.dtype) for p in op.parameters()} == {("meta", torch.float64)}
 
 
 @pytest.mark.parametrize(

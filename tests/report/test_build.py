@@ -42,7 +42,7 @@ def test_a_kind_without_rows_is_noted_with_its_command(raw, tmp_path):
     report = build_report(raw, tmp_path / "out")
     (note,) = report.notes
     assert "No tables/counting" in note
-    assert "python benchmarks/counting.py" in note
+    assert "make benchmark" in note
 
 
 def test_a_command_in_a_note_names_the_folder_that_is_read(raw, tmp_path):
