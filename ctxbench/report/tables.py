@@ -92,9 +92,12 @@ def verdicts(rows: Iterable[Row]) -> DataFrame:
 
 
 def headline(rows: Iterable[Row]) -> DataFrame:
-    """Put published parameters and GFLOPs beside ours; networks with equal cells share a row."""
+    """Put published costs beside ours where a paper claims that two networks cost the same.
+
+    Networks with equal cells share a row.
+    """
     cells = [key for key in _HEADLINE if key not in ("networks", "table", "parity")]
-    found = merge(networks(latest(rows, *CLAIM)), cells)
+    found = [line for line in merge(networks(latest(rows, *CLAIM)), cells) if line["parity"]]
     return _frame([{**line, "networks": _name(line["models"])} for line in found], _HEADLINE)
 
 
