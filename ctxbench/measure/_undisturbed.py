@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+
+from ctxbench.errors import CountingError
 
 
 @contextmanager
@@ -19,7 +22,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count()) if used else ()
-    with torch.random.fork_rng(devices), _attributes(model), _tensors(model), _plain_attention():
+    with torch.random.fork_rng(devices), _attributes(model), _tensors(model):
         for module in model.modules():
             module.training = False
         yield
@@ -50,11 +53,14 @@ def _attributes(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _tensors(model: nn.Module) -> Iterator[None]:
     """Switch gradients off, and put back the values of parameters and buffers."""
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    homes = [(tensor, tensor.detach()) for tensor in (*model.parameters(), *model.buffers())]
+    parameters, buffers = list(model.parameters()), list(model.buffers())
+    if any(map(is_lazy, parameters + buffers)):
+        raise CountingError("The network has lazy parameters. Run it once before counting.")
+    wanted = [parameter for parameter in parameters if parameter.requires_grad]
+    homes = [(tensor, tensor.detach()) for tensor in parameters + buffers]
     writes = _Writes(home for _, home in homes)
     # copied at once: batch norm and its like write to them without saying so
-    writes.saved += [(buffer.detach(), buffer.detach().clone()) for buffer in model.buffers()]
+    writes.saved += [(home, home.clone()) for _, home in homes[len(parameters) :]]
     try:
         for parameter in wanted:
             parameter.requires_grad = False  # a view of a parameter would confuse torch's counter
@@ -103,14 +109,3 @@ def _writes(function: str, options: Mapping[str, Any]) -> bool:
 
 def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Keep torch from hiding attention in one operation."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from ctxbench.errors import CountingError, UncountedOpError
+from ctxbench.errors import UncountedOpError
 from ctxbench.measure._trace import Analysis
 from ctxbench.measure._undisturbed import undisturbed
 from ctxbench.measure.conventions import Work, convention
@@ -86,8 +85,6 @@ def count(
     Raises: UncountedOpError for an operation that computes and has no rule, CountingError if the
             network cannot run on the inputs.
     """
-    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-        raise CountingError("The network has lazy parameters. Run it once before counting.")
     with undisturbed(model), torch.no_grad():
         analysis = Analysis(model, _copies(inputs))
         by_module = analysis.by_module_and_operator()

@@ -1,5 +1,7 @@
 """A product whose result is only summed over is a contraction: one MAC a product."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -51,6 +53,7 @@ OTHER_USES = {
     "a sum and itself": lambda z: z.sum(1) + z[:, 0],
     "returned, too": lambda z: (z, z.sum(1)),
     "returned inside, too": lambda z: {"a": [None, z], "b": z.sum(1)},
+    "returned in an object, too": lambda z: SimpleNamespace(a=[z], b=z.sum(1)),
     "a view is used, too": lambda z: (z.flatten(1).relu(), z.sum(1)),
     "something between": lambda z: z.relu().sum(1),
     "a maximum": lambda z: z.amax(1),

@@ -98,7 +98,10 @@ def test_modules_hold_what_is_inside_them():
 
 
 def test_a_network_in_parallel_is_counted_as_the_network():
-    assert count(nn.DataParallel(conv()), X).macs == CONV
+    net = Calls(lambda net, x: (net.unused(x), net.conv(x))[1], conv=conv(), unused=conv())
+    counted = count(nn.DataParallel(net), X)
+    assert counted.macs == 2 * CONV
+    assert counted.modules["module.unused"].work.macs == CONV
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])

@@ -22,6 +22,8 @@ class Restless(nn.Module):
         self.scale = nn.Parameter(torch.rand(4, 1, 1))
         self.bound = nn.Parameter(torch.rand(3))
         self.clamped = nn.Parameter(torch.rand(3))
+        self.picked = nn.Parameter(torch.rand(3))
+        self.filled = nn.Parameter(torch.rand(3))
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
         self.register_buffer("mean", torch.zeros(4))
         self.register_buffer("seen", None)
@@ -37,7 +39,8 @@ class Restless(nn.Module):
         self.order.append(y)
         with torch.no_grad():
             self.scale.mul_(2)
-            self.scale[0] = 7
+            self.picked[0] = 7
+            torch.exp(self.bound, out=self.filled)
         self.bound.data = torch.ones(4)
         self.clamped.data.clamp_(0.4, 0.6)
         self.conv.weight.requires_grad_(False)
@@ -103,7 +106,9 @@ def test_counting_changes_nothing(net, cross_check):
     assert net.bound.grad.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("name", ["scale", "clamped", "bound", "embedding.weight", "mean", "calls"])
+@pytest.mark.parametrize(
+    "name", ["scale", "clamped", "bound", "picked", "filled", "embedding.weight", "mean", "calls"]
+)
 def test_counting_restores_values(net, name):
     before = net.state_dict()[name].clone()
     count(net, X)
@@ -144,11 +149,13 @@ def test_the_random_state_is_put_back(net):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_grad_mode_and_fast_attention_are_put_back(net):
+def test_modes_of_torch_are_put_back(net):
+    flash = torch.backends.cuda.flash_sdp_enabled()
     with pytest.raises(CountingError):
         count(net, X[:, :1])
+    count(net, X, cross_check=True)
     assert torch.is_grad_enabled()
-    assert torch.backends.mha.get_fastpath_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled() == flash
 
 
 def test_a_graph_of_gradients_survives():
