@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from ctxbench.errors import CountingError
 
+_CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
+
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
@@ -33,19 +35,18 @@ def _attributes(model: nn.Module) -> Iterator[None]:
     """Put back every attribute of every module: its mode, hooks, buffers by name, caches."""
     modules = list(model.modules())
     modes = [module.training for module in modules]
-    attributes = [(vars(module), vars(module).copy()) for module in modules]
-    containers = [
-        (value, value.copy())
-        for _, values in attributes
-        for value in values.values()
-        if type(value) in (dict, OrderedDict, defaultdict, list, set, deque)
-    ]
+    attributes = [vars(module) for module in modules]
+    inner = (value for values in attributes for value in values.values())
+    found = [*attributes, *(value for value in inner if type(value) in _CONTAINERS)]
+    live = {id(container): container for container in found}.values()  # some are shared
+    saved = [(container, container.copy()) for container in live if container]  # most are empty
     try:
         yield
     finally:
-        for live, saved in [*attributes, *containers]:
-            live.clear()
-            (live.extend if isinstance(live, list | deque) else live.update)(saved)
+        for container in live:
+            container.clear()
+        for container, items in saved:
+            (container.extend if isinstance(items, list | deque) else container.update)(items)
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode  # a compiled module keeps it elsewhere
 

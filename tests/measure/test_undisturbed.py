@@ -221,3 +221,11 @@ def test_weights_that_share_memory_are_put_back():
     before = net.weight.detach().clone()
     count(net, torch.ones(1, 3))
     assert torch.equal(net.other.weight, before)
+
+
+def test_a_list_that_modules_share_is_put_back_once():
+    net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    net[0].log = net[1].log = log = ["before"]
+    net[0].register_forward_hook(lambda module, *_: module.log.append("during"))
+    count(net, torch.ones(1, 3))
+    assert log == ["before"]
