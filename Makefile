@@ -24,10 +24,10 @@ format: .venv/test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# speed and memory of counting beside other counters; about a quarter of an hour on two cores
+# speed and memory of counting beside other counters, on one thread; about 20 minutes
 benchmark: .venv/run
 	$(INSTALL) --editable '.[bench]'
-	$(BIN)/python benchmarks/counting.py --out $(OUT)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/counting.py --out $(OUT)
 
 clean:
 	rm -rf .venv

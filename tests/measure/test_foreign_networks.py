@@ -1,7 +1,6 @@
 """Networks of others, beside plain fvcore where it is right and beside torch's own counter."""
 
 import pytest
-import timm
 import torch
 import torchvision
 from fvcore.nn import FlopCountAnalysis
@@ -9,6 +8,7 @@ from fvcore.nn import FlopCountAnalysis
 from ctxbench import count
 
 pytestmark = pytest.mark.slow
+timm = pytest.importorskip("timm", reason="timm is an optional extra")
 
 X = torch.zeros(1, 3, 224, 224)
 
