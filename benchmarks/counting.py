@@ -56,7 +56,7 @@ def _ptflops(model, x):
     macs, _ = get_model_complexity_info(
         model,
         tuple(x.shape[1:]),
-        input_constructor=lambda _shape: (x,),
+        input_constructor=lambda _shape: x,
         as_strings=False,
         print_per_layer_stat=False,
         verbose=False,
