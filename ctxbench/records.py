@@ -42,6 +42,8 @@ def append_rows(
     stamped = stamp(seed)
     lines = "".join(f"{json.dumps({**row, 'stamp': stamped})}\n" for row in rows).encode()
     path = raw / f"{kind}.jsonl"
+    if not lines:
+        return path
     try:
         raw.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:

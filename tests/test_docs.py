@@ -8,7 +8,10 @@ import typer
 
 from ctxbench.cli import app
 from ctxbench.measure.conventions import CONVENTIONS
+from ctxbench.measure.costs import Setting, count_spec, measure_costs
 from ctxbench.models import resolve
+from ctxbench.records import as_row
+from ctxbench.render import show
 from ctxbench.report.build import build_report
 
 ROOT = Path(__file__).parent.parent
@@ -55,8 +58,10 @@ def test_every_network_in_the_readme_can_be_resolved():
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
-def test_every_convention_is_explained(name):
-    assert f"| `{name}` |" in README
+def test_every_convention_is_explained_with_its_count_of_resnet50(name):
+    counted, _ = count_spec("resnet50")
+    (row,) = re.findall(rf"^\| `{name}` \| .* \| ([\d,]+) \|$", README, flags=re.MULTILINE)
+    assert row == f"{counted.total(name):,}"
 
 
 def test_every_make_target_in_the_readme_exists():
@@ -95,10 +100,6 @@ def test_the_committed_tables_and_figures_are_made_from_the_rows(tmp_path):
 
 
 def test_the_first_command_prints_what_the_readme_shows():
-    from ctxbench.measure.costs import Setting, measure_costs
-    from ctxbench.records import as_row
-    from ctxbench.render import show
-
     row = as_row(measure_costs("coresnet50", against="resnet50", setting=Setting()))
     shown = next(line for line in README.splitlines() if line.startswith("coresnet50  "))
     keys = ("input_shape", "params", "macs", "flops", "params_difference", "macs_difference")

@@ -63,28 +63,30 @@ def flops(
     Example: ctxbench flops coresnet50 --against resnet50 --per-layer
     """
     from ctxbench.measure.conventions import convention as look_up
-    from ctxbench.measure.costs import Setting, measure_costs, measure_layers
+    from ctxbench.measure.costs import Setting, measure_costs, measure_layers, remarks
     from ctxbench.models.listing import expand
     from ctxbench.records import append_rows, as_row
     from ctxbench.render import render
 
     look_up(convention)
     setting = Setting(batch, image_size(size), allow_uncounted, cross_check)
-    costs, layers = [], []
+    costs: list[dict[str, Any]] = []
+    layers: list[dict[str, Any]] = []
+    notes: list[str] = []
     for spec in progress(expand(specs), "counting", quiet=quiet):
-        costs.append(as_row(measure_costs(spec, against=against, setting=setting)))
+        cost = measure_costs(spec, against=against, setting=setting)
+        found = measure_layers(spec, against=against, setting=setting) if per_layer else []
+        notes += remarks(cost, found)
+        costs.append(as_row(cost))
+        layers += map(as_row, found)
         append_rows("costs", costs[-1:], raw=out / "raw")
-        if per_layer:
-            found = measure_layers(spec, against=against, setting=setting)
-            layers += [as_row(row) for row in found]
-            append_rows("layers", map(as_row, found), raw=out / "raw")
+        append_rows("layers", map(as_row, found), raw=out / "raw")
     if per_layer:
         typer.echo(render(layers, _layer_columns(against), form))
     else:
         typer.echo(render([_flat(row) for row in costs], _columns(costs, convention), form))
-    for row in costs:
-        for text in _notes(row, layers):
-            note(text, quiet=quiet)
+    for text in notes:
+        note(text, quiet=quiet)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
@@ -110,24 +112,3 @@ def _layer_columns(against: str | None) -> dict[str, str]:
         return _LAYERS
     other = {"against_params": f"params of {against}", "against_macs": f"MACs of {against}"}
     return {**_LAYERS, **other, "equal": "equal"}
-
-
-def _notes(row: dict[str, Any], layers: Sequence[dict[str, Any]]) -> list[str]:
-    """Say what a reader of the numbers must not miss."""
-    name, notes = row["model"], []
-    for operation in row["uncounted"]:
-        notes.append(f"NOT COUNTED in {name}: {operation}. The numbers are too low.")
-    if row["torch_macs"] not in (None, row["comparable_macs"]):
-        notes.append(
-            f"DISAGREEMENT on {name}: torch's counter finds {row['torch_macs']:,} MACs where "
-            f"ours finds {row['comparable_macs']:,} in the operations that both know."
-        )
-    paired = [layer for layer in layers if layer["model"] == name and row["against"]]
-    unequal = [layer["layer"] for layer in paired if not layer["equal"]]
-    if paired and not unequal:
-        notes.append(f"{name} costs what {row['against']} does, in each of {len(paired)} layers.")
-    elif unequal:
-        notes.append(
-            f"{name} differs from {row['against']} in {len(unequal)} of {len(paired)} layers."
-        )
-    return notes

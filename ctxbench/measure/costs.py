@@ -1,6 +1,6 @@
 """What a network named by a spec costs, as a row."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 
@@ -115,6 +115,29 @@ def measure_layers(spec: str, *, against: str | None = None, setting: Setting) -
         LayerRow(spec, against, shape, **asdict(pair), equal=pair.equal if other else None)
         for pair in pair_layers(counted, other)
     ]
+
+
+def remarks(cost: CostRow, layers: Sequence[LayerRow] = ()) -> list[str]:
+    """Say what a reader of the numbers must not miss."""
+    found = [
+        f"NOT COUNTED in {cost.model}: {operation}. The numbers are too low."
+        for operation in cost.uncounted
+    ]
+    if cost.torch_macs not in (None, cost.comparable_macs):
+        found.append(
+            f"DISAGREEMENT on {cost.model}: torch's counter finds {cost.torch_macs:,} MACs where "
+            f"ours finds {cost.comparable_macs:,} in the operations that both know."
+        )
+    unequal = sum(not layer.equal for layer in layers)
+    if cost.against and layers and not unequal:
+        found.append(
+            f"{cost.model} costs what {cost.against} does, in each of {len(layers)} layers."
+        )
+    elif cost.against and layers:
+        found.append(
+            f"{cost.model} differs from {cost.against} in {unequal} of {len(layers)} layers."
+        )
+    return found
 
 
 def same_size(spec: str, setting: Setting) -> Setting:
