@@ -134,18 +134,32 @@ def _module_counts(
 ) -> dict[str, ModuleCount]:
     found = {}
     seen: set[nn.Parameter] = set()
+    sizes: dict[nn.Module, dict[nn.Parameter, int]] = {}
     for name, module in model.named_modules():
         work = by_module.get(name, Counter())
         own = Counter(work)
         for child, _ in module.named_children():
             own.subtract(by_module.get(f"{name}.{child}" if name else child, {}))
-        params = sum(parameter.numel() for parameter in module.parameters())
-        new = {parameter for parameter in module.parameters(recurse=False)} - seen
+        params = sum(_sizes(module, sizes).values())
+        new = {p for p in module._parameters.values() if p is not None} - seen
         seen |= new
         own_params = sum(parameter.numel() for parameter in new)
         kind = type(module).__name__
         found[name] = ModuleCount(params, _work(work), own_params, _work(own), kind)
     return found
+
+
+def _sizes(
+    module: nn.Module, known: dict[nn.Module, dict[nn.Parameter, int]]
+) -> dict[nn.Parameter, int]:
+    """Return the size of each parameter in a module, once; what is found is kept in `known`."""
+    if module not in known:
+        own = module._parameters.values()
+        sizes = {parameter: parameter.numel() for parameter in own if parameter is not None}
+        for child in module.children():
+            sizes |= _sizes(child, known)
+        known[module] = sizes
+    return known[module]
 
 
 def _work(counts: Mapping[tuple[str, str], int]) -> Work:
