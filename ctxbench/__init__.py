@@ -1,4 +1,4 @@
-"""Context-aware convolution: built, counted, measured and explained.
+"""Context-aware convolution: built as published, counted, and held against its claims.
 
 The public names load on first use, so that importing the package costs nothing.
 """
@@ -9,25 +9,40 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from ctxbench.errors import CtxbenchError
     from ctxbench.measure.flops import Count, count
     from ctxbench.models import create_model, list_models, load_checkpoint
+    from ctxbench.ops import CoConv2d
 
-__all__ = ["Count", "count", "create_model", "list_models", "load_checkpoint"]
+__all__ = [
+    "CoConv2d",
+    "Count",
+    "CtxbenchError",
+    "count",
+    "create_model",
+    "list_models",
+    "load_checkpoint",
+]
 
 _HOMES = {
+    "CoConv2d": "ctxbench.ops",
+    "CtxbenchError": "ctxbench.errors",
     "Count": "ctxbench.measure.flops",
     "count": "ctxbench.measure.flops",
     "create_model": "ctxbench.models",
     "list_models": "ctxbench.models",
     "load_checkpoint": "ctxbench.models",
 }
+_ROOMS = ("claims", "errors", "measure", "models", "ops", "report")
 
 
 def __getattr__(name: str) -> object:
+    if name in _ROOMS:
+        return import_module(f"ctxbench.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'ctxbench' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*__all__, *_ROOMS, "__version__"]

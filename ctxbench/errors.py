@@ -32,7 +32,16 @@ class MissingPackageError(CtxbenchError):
 
 
 class CheckpointError(CtxbenchError):
-    """A weight file that cannot be read, or that belongs to another network."""
+    """A weight file that cannot be read, or that belongs to another network.
+
+    `missing` and `unexpected` list every entry that the file lacks, or has too many.
+    """
+
+    def __init__(
+        self, message: str, missing: Iterable[str] = (), unexpected: Iterable[str] = ()
+    ) -> None:
+        self.missing, self.unexpected = tuple(missing), tuple(unexpected)
+        super().__init__(message)
 
 
 class UncountedOpError(CtxbenchError):

@@ -23,6 +23,7 @@ _LAYERS = {
     "kind": "kind",
     "params": "params",
     "macs": "MACs",
+    "flops": "FLOPs (2 x MACs)",
 }
 _COSTS = {
     "model": "network",
@@ -62,13 +63,22 @@ def flops(
 
     Example: ctxbench flops coresnet50 --against resnet50 --per-layer
     """
+    from ctxbench.errors import SpecError
     from ctxbench.measure.conventions import convention as look_up
-    from ctxbench.measure.costs import Setting, measure_costs, measure_layers, remarks
+    from ctxbench.measure.costs import (
+        Setting,
+        measure_costs,
+        measure_layers,
+        parity_of,
+        warnings_of,
+    )
     from ctxbench.models.listing import expand
     from ctxbench.records import append_rows, as_row
     from ctxbench.render import render
 
     look_up(convention)
+    if per_layer and convention not in ("macs", "flops"):
+        raise SpecError("--convention counts whole networks. Leave it or --per-layer out.")
     setting = Setting(batch, image_size(size), allow_uncounted, cross_check)
     costs: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
@@ -76,12 +86,17 @@ def flops(
     for spec in progress(expand(specs), "counting", quiet=quiet):
         cost = measure_costs(spec, against=against, setting=setting)
         found = measure_layers(spec, against=against, setting=setting) if per_layer else []
-        notes += remarks(cost, found)
+        for text in warnings_of(cost):
+            note(text, quiet=False)  # a wrong number must not go unnoticed
+        notes += [parity_of(cost, found)] if found and against else []
         costs.append(as_row(cost))
         layers += map(as_row, found)
         append_rows("costs", costs[-1:], raw=out / "raw")
         append_rows("layers", map(as_row, found), raw=out / "raw")
     if per_layer:
+        layers = [
+            {**row, "flops": None if row["macs"] is None else 2 * row["macs"]} for row in layers
+        ]
         typer.echo(render(layers, _layer_columns(against), form))
     else:
         typer.echo(render([_flat(row) for row in costs], _columns(costs, convention), form))
@@ -90,7 +105,8 @@ def flops(
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, **{f"in_{name}": total for name, total in row["conventions"].items()}}
+    named = {f"in_{name}": total for name, total in row["conventions"].items()}
+    return {**row, **named, "uncounted": ", ".join(row["uncounted"])}
 
 
 def _columns(rows: Sequence[dict[str, Any]], convention: str) -> dict[str, str]:
@@ -101,6 +117,8 @@ def _columns(rows: Sequence[dict[str, Any]], convention: str) -> dict[str, str]:
         columns[f"in_{convention}"] = f"{convention} ({CONVENTIONS[convention].unit})"
     if any(row["torch_macs"] is not None for row in rows):
         columns["torch_macs"] = "MACs by torch"
+    if any(row["uncounted"] for row in rows):
+        columns["uncounted"] = "NOT COUNTED"
     if any(row["against"] for row in rows):
         columns["params_difference"] = f"params - {rows[0]['against']}"
         columns["macs_difference"] = f"MACs - {rows[0]['against']}"

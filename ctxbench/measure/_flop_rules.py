@@ -91,13 +91,29 @@ def distances(inputs: list[Any], outputs: list[Any]) -> Counts:
 def product(inputs: list[Any], outputs: list[Any]) -> Counts:
     """mul: one MAC a product where the products of two tensors are only summed over.
 
-    That is a dynamic kernel written as (patches * kernel).sum(axis). Otherwise elementwise.
+    That is a dynamic kernel written as (patches * kernel).sum(axis), or added up tap by tap.
+    Otherwise elementwise.
     """
     count = numel(outputs[0])
-    both_vary = min(numel(value) for value in inputs[:2]) > 1
-    if both_vary and is_float(outputs[0]) and _only_summed(outputs[0]):
+    if _is_product(outputs[0].node()) and _only_summed(outputs[0]):
         return macs("contraction", count)
     return elements("elementwise", count)
+
+
+def added_product(inputs: list[Any], outputs: list[Any]) -> Counts:
+    """addcmul: one MAC a product where it is added to other products, or to nothing."""
+    summed = _is_product(outputs[0].node()) and _adds_products(inputs[0])
+    return (macs if summed else elements)(
+        "contraction" if summed else "elementwise", numel(outputs[0])
+    )
+
+
+def _is_product(node: Any) -> bool:
+    """Whether a node multiplies two tensors; a number times a tensor is no product."""
+    kind, factors = node.kind().rstrip("_"), list(node.inputs())
+    factors = factors[1:3] if kind == "aten::addcmul" else factors[:2]
+    known = kind in ("aten::mul", "aten::multiply", "aten::addcmul") and is_float(node.output())
+    return known and min(numel(factor) for factor in factors) > 1
 
 
 def _only_summed(value: Any) -> bool:
@@ -110,10 +126,35 @@ def _sums(node: Any, position: int) -> bool:
     kind = node.kind()
     if kind in _SUMS:
         return numel(node.output()) < numel(node.inputsAt(0))
-    moved = kind == "prim::ListConstruct" or (kind in _RESHAPES and position == 0)
-    return moved and _only_summed(node.output())
+    if kind in _ADDITIONS:
+        return position < 2 and _adds_products(node.inputsAt(1 - position))
+    scaled = kind in _SCALINGS and position < 2 and numel(node.inputsAt(1 - position)) <= 1
+    moved = kind in ("prim::ListConstruct", "aten::neg") or (kind in _RESHAPES and position == 0)
+    return (scaled or moved) and _only_summed(node.output())
 
 
+def _adds_products(value: Any) -> bool:
+    """Whether a value is a product, or products added up, or the zero that a sum begins with."""
+    terms = [value]
+    while terms:
+        term = terms.pop()
+        node = term.node()
+        if node.kind() in _ADDITIONS:
+            terms += [node.inputsAt(0), node.inputsAt(1)]
+        elif node.kind() in ("aten::addcmul", "aten::addcmul_") and _is_product(node):
+            terms.append(node.inputsAt(0))
+        elif not (_is_product(node) or node.kind() in _ZEROS or _is_number_zero(node)):
+            return False
+    return True
+
+
+def _is_number_zero(node: Any) -> bool:
+    return node.kind() == "prim::Constant" and node.output().toIValue() in (0, 0.0)
+
+
+_ADDITIONS = {"aten::add", "aten::add_"}
+_SCALINGS = {"aten::mul", "aten::mul_", "aten::div", "aten::div_"}
+_ZEROS = {"aten::zeros", "aten::zeros_like", "aten::new_zeros"}
 _QUESTIONS = {"aten::size", "aten::dim", "aten::numel", "prim::device", "prim::dtype"}
 _SUMS = {"aten::sum", "aten::mean", "aten::nansum", "aten::nanmean"}
 _RESHAPES = {
@@ -121,7 +162,7 @@ _RESHAPES = {
     for name in (
         "view", "reshape", "permute", "transpose", "swapaxes", "t", "numpy_T", "movedim",
         "unsqueeze", "squeeze", "flatten", "unflatten", "view_as", "reshape_as", "contiguous",
-        "clone", "to", "type_as", "detach", "stack", "cat",
+        "clone", "to", "type_as", "detach", "stack", "cat", "masked_fill",
     )
 }  # fmt: skip
 

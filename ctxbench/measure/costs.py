@@ -117,8 +117,8 @@ def measure_layers(spec: str, *, against: str | None = None, setting: Setting) -
     ]
 
 
-def remarks(cost: CostRow, layers: Sequence[LayerRow] = ()) -> list[str]:
-    """Say what a reader of the numbers must not miss."""
+def warnings_of(cost: CostRow) -> list[str]:
+    """Say where a count is too low, or disagrees with torch's."""
     found = [
         f"NOT COUNTED in {cost.model}: {operation}. The numbers are too low."
         for operation in cost.uncounted
@@ -128,16 +128,15 @@ def remarks(cost: CostRow, layers: Sequence[LayerRow] = ()) -> list[str]:
             f"DISAGREEMENT on {cost.model}: torch's counter finds {cost.torch_macs:,} MACs where "
             f"ours finds {cost.comparable_macs:,} in the operations that both know."
         )
-    unequal = sum(not layer.equal for layer in layers)
-    if cost.against and layers and not unequal:
-        found.append(
-            f"{cost.model} costs what {cost.against} does, in each of {len(layers)} layers."
-        )
-    elif cost.against and layers:
-        found.append(
-            f"{cost.model} differs from {cost.against} in {unequal} of {len(layers)} layers."
-        )
     return found
+
+
+def parity_of(cost: CostRow, layers: Sequence[LayerRow]) -> str:
+    """Say in how many layers a network costs what the one it is compared with does."""
+    unequal = sum(not layer.equal for layer in layers)
+    if not unequal:
+        return f"{cost.model} costs what {cost.against} does, in each of {len(layers)} layers."
+    return f"{cost.model} differs from {cost.against} in {unequal} of {len(layers)} layers."
 
 
 def same_size(spec: str, setting: Setting) -> Setting:

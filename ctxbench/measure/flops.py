@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ctxbench.errors import UncountedOpError
+from ctxbench.errors import CountingError, UncountedOpError
 from ctxbench.measure._trace import Analysis
 from ctxbench.measure._undisturbed import undisturbed
 from ctxbench.measure.conventions import Work, convention
@@ -42,7 +42,7 @@ class Count:
 
     params: int
     work: Work
-    modules: Mapping[str, ModuleCount]
+    modules: Mapping[str, ModuleCount] = field(repr=False)
     uncounted: tuple[str, ...] = ()
     torch_macs: int | None = None
 
@@ -79,12 +79,18 @@ def count(
 ) -> Count:
     """Count the parameters and the work of one forward pass, in eval mode and without gradients.
 
-    The network is left as it was: weights, buffers, modes, hooks, gradients, attributes.
+    The network is left as it was: weights, buffers, modes, hooks, gradients, attributes. The count
+    is of the whole batch that `inputs` are, the tensors which `forward` takes.
+    `allow_uncounted` names operations without a rule in the result instead of refusing them.
     `cross_check` runs the network once more, under torch's own counter.
 
+        counted = count(create_model("coresnet50"), torch.zeros(1, 3, 224, 224))
+        counted.params, counted.macs, counted.modules["layer1"].work.macs
+
     Raises: UncountedOpError for an operation that computes and has no rule, CountingError if the
-            network cannot run on the inputs.
+            network cannot run on the inputs, TypeError for what is no network or no tensor.
     """
+    _check(model, inputs)
     with undisturbed(model), torch.no_grad():
         analysis = Analysis(model, _copies(inputs))
         by_module = analysis.by_module_and_operator()
@@ -97,6 +103,21 @@ def count(
     torch_macs = _count_with_torch(model, inputs) if cross_check else None
     modules = _module_counts(model, by_module)
     return Count(modules[""].params, modules[""].work, modules, uncounted, torch_macs)
+
+
+def _check(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"count takes a torch.nn.Module; got {type(model).__name__}. A name is built by "
+            f"ctxbench.create_model."
+        )
+    for given in inputs:
+        if not isinstance(given, Tensor):
+            raise TypeError(f"count takes the tensors of forward; got {type(given).__name__}.")
+        if not given.numel():
+            raise CountingError(
+                f"An input of shape {tuple(given.shape)} is empty: nothing to count."
+            )
 
 
 def _copies(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

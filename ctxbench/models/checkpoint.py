@@ -154,7 +154,11 @@ def _check_fit(state: State, wanted: State, path: Path) -> None:
     found = [f"{len(keys)} {fault}: {_some(keys)}" for fault, keys in faults.items() if keys]
     if found:
         hint = _hint(state, wanted, {*faults["missing"], *faults["unexpected"]})
-        raise CheckpointError(f"{path} does not fit the network. {'; '.join(found)}.{hint}")
+        raise CheckpointError(
+            f"{path} does not fit the network. {'; '.join(found)}.{hint}",
+            faults["missing"],
+            faults["unexpected"],
+        )
 
 
 def _same_shape(key: str, theirs: Tensor, ours: Tensor) -> bool:

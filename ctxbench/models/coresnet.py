@@ -36,6 +36,12 @@ def coconv3x3(levels: Levels, *, stages: int) -> Conv3x3:
             f"{stages}. Give one level per stage, or top."
         )
 
+    wrong = [level for level in levels if not _LEVEL_OPTION.fullmatch(str(level))]
+    if wrong:
+        raise ValueError(
+            f"level {wrong[0]} is none. Give 1 to 5, top1, top2, ..., or top alone for all stages."
+        )
+
     def build(channels: int, width: int, *, stride: int, dilation: int, stage: int) -> nn.Module:
         return CoConv2d(
             channels, width, levels=levels[stage], stride=stride, dilation=dilation, bias=False
@@ -59,6 +65,7 @@ def from_authors(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor
     return state
 
 
+_LEVEL_OPTION = re.compile(r"[1-5]|top[1-9]\d*")
 _LEVEL = re.compile(r"(?:^|\.)conv2_(\d+)\.weight$")
 _NORM = re.compile(r"(layer\d+)\.(\d+)\.bn3\.(\w+)")
 

@@ -73,6 +73,10 @@ class CoConv2d(nn.Module):
             raise ValueError(
                 f"CoConv2d needs an odd kernel to stay centred; got kernel_size={self.kernel_size}."
             )
+        if not isinstance(self.dilation, int):
+            raise ValueError(
+                f"CoConv2d multiplies its dilations by one number; got dilation={self.dilation}."
+            )
         if min(self.in_channels, self.out_channels, self.groups, self.dilation, *self.stride) < 1:
             raise ValueError(
                 f"CoConv2d needs channels, groups, stride and dilation of at least 1; got "
@@ -98,7 +102,7 @@ class CoConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return every level's output, side by side on the channel axis."""
-        if x.shape[-3] != self.in_channels:
+        if x.ndim not in (3, 4) or x.shape[-3] != self.in_channels:
             raise ValueError(
                 f"CoConv2d of in_channels={self.in_channels} got an input of shape "
                 f"{tuple(x.shape)}, (B, C, H, W)."
@@ -153,14 +157,19 @@ def split_levels(channels: int, levels: Levels) -> tuple[tuple[int, int], ...]:
     if isinstance(levels, str):
         return ((channels, _top(levels)),)
     if isinstance(levels, int):
-        if levels not in _SHARES:
+        if isinstance(levels, bool) or levels not in _SHARES:
             raise ValueError(
                 f"CoConv2d splits into 1 to 5 levels; got levels={levels}. "
                 f"Give (width, dilation) pairs for any other split."
             )
         rest = [max(1, channels // share) for share in _SHARES[levels][1:]]
         levels = list(zip([channels - sum(rest), *rest], range(1, levels + 1), strict=True))
-    pairs = tuple((width, rate) for width, rate in levels)
+    try:
+        pairs = tuple((width, rate) for width, rate in levels)
+    except TypeError:
+        raise ValueError(
+            f"CoConv2d takes levels as a count, 'top', or (width, dilation) pairs; got {levels!r}."
+        ) from None
     whole = all(isinstance(number, int) and number > 0 for pair in pairs for number in pair)
     if not whole or sum(width for width, _ in pairs) != channels:
         raise ValueError(

@@ -89,8 +89,9 @@ def test_an_operation_without_a_rule_is_an_error_or_a_loud_note(run, tmp_path):
     code, out, err = run("flops", "nets.py:Net")
     assert (code, out) == (2, "")
     assert err.startswith("ctxbench: No counting rule for aten::fft_fft in the network itself")
-    code, out, err = run("flops", "nets.py:Net", "--allow-uncounted")
+    code, out, err = run("flops", "nets.py:Net", "--allow-uncounted", "--quiet")
     assert code == 0
+    assert "NOT COUNTED" in out.splitlines()[0]
     assert "451,584" in out  # 224 * 224 * 3 * 3
     assert "NOT COUNTED in nets.py:Net: aten::fft_fft" in err
 
@@ -112,6 +113,7 @@ def test_a_disagreement_with_torchs_counter_is_shown(run, monkeypatch):
         (("flops", "resnet50", "--image-size", "big"), "--image-size 'big' is no size."),
         (("flops", "resnet50", "--image-size", "0"), "--image-size '0' is no size."),
         (("flops", "resnet50", "--convention", "gflops"), "Unknown convention 'gflops'."),
+        (("flops", "resnet18", "--per-layer", "--convention", "fvcore"), "counts whole networks"),
         (("flops", "progan128", "--image-size", "64"), "progan128: the generator makes images of"),
         (("flops", "resnet18", "--image-size", "9999999"), "cannot run on inputs"),
         (("flops", "torchvision/resnet18:weights=DEFAULT"), "weights= would download weights"),

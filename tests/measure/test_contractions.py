@@ -80,6 +80,72 @@ def test_a_scaled_sum_is_no_contraction(name):
     assert macs(lambda x, y: SCALED[name](x, y).sum(1), X, X) == {}
 
 
+SCALED_SUMS = {
+    "times a number": lambda z: (z * 0.2).sum(1),
+    "over a number": lambda z: (z / 25).sum(1),
+    "negated": lambda z: (-z).sum(1),
+    "masked": lambda z: z.masked_fill(torch.ones(X, dtype=torch.bool), 0).sum(1),
+    "times a tensor of one number": lambda z: (torch.ones(1) * z).sum(1),
+}
+
+
+@pytest.mark.parametrize("name", SCALED_SUMS)
+def test_a_scale_between_product_and_sum_changes_nothing(name):
+    assert macs(lambda x, y: SCALED_SUMS[name](x * y), X, X) == {"contraction": A * B * C * D}
+
+
+def _from_zero(x, y):
+    total = 0
+    for step in range(3):
+        total = total + (x + step) * y
+    return total
+
+
+def _from_zeros_in_place(x, y):
+    total = torch.zeros_like(x)
+    for step in range(3):
+        total += (x + step) * y
+    return total
+
+
+def _addcmul(x, y):
+    total = x.new_zeros(X)
+    for step in range(3):
+        total = torch.addcmul(total, x + step, y)
+    return total
+
+
+TAP_BY_TAP = {
+    "from zero": _from_zero,
+    "in place": _from_zeros_in_place,
+    "sum of a list": lambda x, y: sum((x + step) * y for step in range(3)),
+    "from the first": lambda x, y: x * y + (x + 1) * y + (x + 2) * y,
+    "addcmul": _addcmul,
+    "with a bias": lambda x, y: _from_zero(x, y) + y,
+    "and activated": lambda x, y: _from_zero(x, y).relu(),
+}
+
+
+@pytest.mark.parametrize("name", TAP_BY_TAP)
+@pytest.mark.parametrize("other", [X, GATE], ids=["same size", "broadcast"])
+def test_products_added_up_one_by_one(name, other):
+    assert macs(TAP_BY_TAP[name], X, other) == {"contraction": 3 * A * B * C * D}
+
+
+NO_SUM_OF_PRODUCTS = {
+    "residual": lambda x, y: x * y + x,
+    "residual first": lambda x, y: x + x * y,
+    "scaled residual": lambda x, y: x * 0.5 + y * 0.5,
+    "addcmul to a tensor": lambda x, y: torch.addcmul(x, x, y),
+    "a difference": lambda x, y: x * y - x * y,
+}
+
+
+@pytest.mark.parametrize("name", NO_SUM_OF_PRODUCTS)
+def test_a_product_added_to_something_else_is_elementwise(name):
+    assert macs(NO_SUM_OF_PRODUCTS[name], X, X) == {}
+
+
 def test_each_of_two_products_is_judged_alone():
     """x * y is multiplied again; the second product is only summed over."""
     done = work(lambda x, y, z: (x * y * z).sum(1), X, X, GATE)

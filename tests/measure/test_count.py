@@ -236,3 +236,19 @@ def test_functions_of_the_tracer_warn_nobody():
     """The tracer warns of a branch on a size; warnings are errors in these tests."""
     net = Calls(lambda net, x: F.relu(net.conv(x)) if x.shape[1] == 3 else x, conv=conv())
     assert count(net, X).work.elements == {"relu": 2 * 4 * 35}
+
+
+@pytest.mark.parametrize("inputs", [([X],), ((1, 3, 8, 8),), (None,), ("x",)])
+def test_what_is_no_tensor_is_named(inputs):
+    with pytest.raises(TypeError, match="count takes the tensors of forward; got"):
+        count(nn.ReLU(), *inputs)
+
+
+def test_a_name_is_no_network():
+    with pytest.raises(TypeError, match="takes a torch.nn.Module; got str.*create_model"):
+        count("resnet50", torch.zeros(1))
+
+
+def test_an_empty_input_is_an_error():
+    with pytest.raises(CountingError, match=r"shape \(0, 3\) is empty"):
+        count(nn.ReLU(), torch.zeros(0, 3))

@@ -143,6 +143,15 @@ def test_every_misfit_is_named_and_the_network_kept(spoil, message, weights, tmp
     assert _equal(model, before)
 
 
+def test_every_missing_and_unexpected_entry_can_be_asked_for(weights, tmp_path):
+    moved = {f"x.{key}" if key.startswith("layer") else key: v for key, v in weights.items()}
+    torch.save(moved, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="and [0-9]+ more") as caught:
+        load_checkpoint(create_model(TINY), tmp_path / "w.pth")
+    assert set(caught.value.missing) == set(weights) - set(moved)
+    assert set(caught.value.unexpected) == set(moved) - set(weights)
+
+
 def test_other_levels_are_refused_and_the_network_kept(weights, tmp_path):
     torch.save(weights, tmp_path / "w.pth")
     model = create_model(f"{TINY}:levels=top")

@@ -110,8 +110,9 @@ def test_shape_options():
     ("spec", "message"),
     [
         ("coresnet50:levels=4,3", "levels=4,3 names 2 stages and the network has 4"),
-        ("coresnet50:levels=9,3,2,1", "1 to 5 levels; got levels=9"),
-        ("coresnet50:levels=4,x,2,1", "levels='top'.*got 'x'"),
+        ("coresnet50:levels=9,3,2,1", "level 9 is none. Give 1 to 5"),
+        ("coresnet50:levels=4,x,2,1", "level x is none"),
+        ("coresnet50:levels=top,3,2,1", "level top is none.*top alone for all stages"),
         ("resnet50:output_stride=4", "output_stride=4 is not 32 or 16 or 8"),
         ("resnet50:num_classes=ten", "num_classes=ten is not a whole number"),
         ("resnet50:end_norm=maybe", "end_norm=maybe is not true or false"),
