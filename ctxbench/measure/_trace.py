@@ -62,9 +62,9 @@ class Analysis(FlopCountAnalysis):  # type: ignore[misc]
                     self._add(inner, node.s("scope"))
             else:
                 unknown[f"{kind}.{node.pyname()}" if kind == "prim::PythonOp" else kind] += 1
-        for name in self._get_all_ancestors(module) if counts or unknown else ():
-            self._stats.counts[name].update(counts)
-            self._stats.unsupported_ops[name].update(unknown)
+        for found, totals in (counts, self._stats.counts), (unknown, self._stats.unsupported_ops):
+            for name in self._get_all_ancestors(module) if found else ():
+                totals[name].update(found)
 
 
 class _Traced(Exception):  # noqa: N818 - it is no error
