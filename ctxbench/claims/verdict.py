@@ -109,8 +109,11 @@ def digits_match(value: float, printed: str) -> str | None:
 
 def _judge_figure(claim: Claim, readings: dict[str, float], preferred: str) -> ClaimRow:
     """Name the reading that gives the printed digits, the preferred one if it does."""
-    order = [preferred, *(name for name in readings if name != preferred)]
-    fits = {name: how for name in order if (how := digits_match(readings[name], claim.published))}
+    fits = {
+        name: how
+        for name, value in readings.items()
+        if (how := digits_match(value, claim.published))
+    }
     ranked = sorted(fits, key=lambda name: (fits[name] != "rounded", name != preferred))
     chosen = ranked[0] if ranked else preferred
     difference = readings[chosen] / float(claim.published) - 1

@@ -20,14 +20,17 @@ from ctxbench.measure._values import Counts, Rule, elements, integers, is_float,
 
 def convolution(inputs: list[Any], outputs: list[Any]) -> Counts:
     """Every weight meets every output position; transposed, every input position."""
-    batch, _, *places = shape(inputs[0] if inputs[6].toIValue() else outputs[0])
-    return macs("conv", batch * prod(shape(inputs[1])) * prod(places))
+    return _weight_at(inputs[1], inputs[0] if inputs[6].toIValue() else outputs[0])
 
 
 def same_convolution(inputs: list[Any], outputs: list[Any]) -> Counts:
     """Count a convolution whose padding is a word, which is never transposed."""
-    batch, _, *places = shape(outputs[0])
-    return macs("conv", batch * prod(shape(inputs[1])) * prod(places))
+    return _weight_at(inputs[1], outputs[0])
+
+
+def _weight_at(weight: Any, positions: Any) -> Counts:
+    batch, _, *places = shape(positions)
+    return macs("conv", batch * prod(shape(weight)) * prod(places))
 
 
 def deform_conv2d(inputs: list[Any], outputs: list[Any]) -> Counts:

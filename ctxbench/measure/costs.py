@@ -87,8 +87,7 @@ def count_spec(spec: str, setting: Setting = Setting()) -> tuple[Count, tuple[in
 
 def measure_costs(spec: str, *, against: str | None = None, setting: Setting) -> CostRow:
     """Count a network and, on the same input size, the one it is compared with."""
-    counted, shape = count_spec(spec, setting)
-    other = count_spec(against, same_size(spec, setting))[0] if against else None
+    counted, shape, other = _count_both(spec, against, setting)
     return CostRow(
         model=spec,
         input_shape=shape,
@@ -109,8 +108,7 @@ def measure_costs(spec: str, *, against: str | None = None, setting: Setting) ->
 
 def measure_layers(spec: str, *, against: str | None = None, setting: Setting) -> list[LayerRow]:
     """Count a network layer by layer, beside the one it is compared with."""
-    counted, shape = count_spec(spec, setting)
-    other = count_spec(against, same_size(spec, setting))[0] if against else None
+    counted, shape, other = _count_both(spec, against, setting)
     return [
         LayerRow(spec, against, shape, **asdict(pair), equal=pair.equal if other else None)
         for pair in pair_layers(counted, other)
@@ -139,7 +137,11 @@ def parity_of(cost: CostRow, layers: Sequence[LayerRow]) -> str:
     return f"{cost.model} differs from {cost.against} in {unequal} of {len(layers)} layers."
 
 
-def same_size(spec: str, setting: Setting) -> Setting:
-    """Return the setting with the image size that `spec` is counted at."""
+def _count_both(
+    spec: str, against: str | None, setting: Setting
+) -> tuple[Count, tuple[int, ...], Count | None]:
+    """Count two networks at the size of the first, said in full so that each is counted once."""
     side = resolve(spec).image_px
-    return replace(setting, image_size=setting.image_size or (side, side))
+    setting = replace(setting, image_size=setting.image_size or (side, side))
+    counted, shape = count_spec(spec, setting)
+    return counted, shape, count_spec(against, setting)[0] if against else None

@@ -35,7 +35,6 @@ def coconv3x3(levels: Levels, *, stages: int) -> Conv3x3:
             f"levels={','.join(map(str, levels))} names {len(levels)} stages and the network has "
             f"{stages}. Give one level per stage, or top."
         )
-
     wrong = [level for level in levels if not _LEVEL_OPTION.fullmatch(str(level))]
     if wrong:
         raise ValueError(
