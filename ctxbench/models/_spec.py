@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 # (options, batch, height, width) -> the tensor that goes into the network
 Inputs = Callable[[Mapping[str, Any], int, int, int], Tensor]
+# (network, images, target) -> scalar; the target holds class indices (B,) or shares (B, classes)
+Loss = Callable[[Any, Tensor, Tensor], Tensor]
 
 
 def images(options: Mapping[str, Any], batch: int, height: int, width: int) -> Tensor:
@@ -20,7 +22,8 @@ def images(options: Mapping[str, Any], batch: int, height: int, width: int) -> T
 class ModelSpec:
     """One network: its builder, the options that make this flavour, and where it is published.
 
-    `baseline` names the network that it is compared with.
+    `baseline` names the network that it is compared with. `loss(model, x, target)` is what it is
+    trained with, where that is more than the cross entropy of its logits.
     """
 
     build: Callable[..., nn.Module]
@@ -29,6 +32,7 @@ class ModelSpec:
     baseline: str | None = None
     image_px: int = 224
     inputs: Inputs = images
+    loss: Loss | None = None
 
 
 @dataclass(frozen=True, slots=True)

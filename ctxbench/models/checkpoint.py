@@ -37,7 +37,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
         for convert in _FROM_AUTHORS:
             state = convert(state, model)
     except (RuntimeError, TypeError, IndexError) as error:
-        raise CheckpointError(f"{path}: its levels do not fit together: {_line(error)}") from None
+        raise CheckpointError(f"{path}: its entries do not fit together: {_line(error)}") from None
     wanted = model.state_dict()
     _check_fit(state, wanted, path)
     before = {key: value.clone() for key, value in wanted.items()}

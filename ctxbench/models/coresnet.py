@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ctxbench.models._spec import ModelSpec
-from ctxbench.models.resnet import DEPTHS, TINY, Conv3x3, ResNet, ResNetConfig, resnet
+from ctxbench.models.resnet import DEPTHS, TINY, Conv3x3, Place, ResNet, ResNetConfig, resnet
 from ctxbench.ops import CoConv2d
 
 # Table 1 of the paper; a level is a count, or "top3" for the third dilation alone
@@ -41,10 +41,9 @@ def coconv3x3(levels: Levels, *, stages: int) -> Conv3x3:
             f"level {wrong[0]} is none. Give 1 to 5, top1, top2, ..., or top alone for all stages."
         )
 
-    def build(channels: int, width: int, *, stride: int, dilation: int, stage: int) -> nn.Module:
-        return CoConv2d(
-            channels, width, levels=levels[stage], stride=stride, dilation=dilation, bias=False
-        )
+    def build(channels: int, width: int, *, stride: int, dilation: int, place: Place) -> nn.Module:
+        level = levels[place.stage]
+        return CoConv2d(channels, width, levels=level, stride=stride, dilation=dilation, bias=False)
 
     return build
 

@@ -81,13 +81,13 @@ def preact_resnet(
         branch=partial(branch, conv3x3=conv3x3),
         shortcut_norm=shortcut_norm,
     )
-    return ResNet(config, block, stage_end=nn.Identity, neck=_norm_relu)
+    return ResNet(config, block, neck=_norm_relu)
 
 
 def _basic(channels: int, width: int, place: Place, *, conv3x3: Conv3x3) -> list[nn.Module]:
     return [
         _entry3x3(channels, width, place, conv3x3=conv3x3),
-        conv3x3(width, width, stride=1, dilation=place.dilation, stage=place.stage),
+        conv3x3(width, width, stride=1, dilation=place.dilation, place=place),
     ]
 
 
@@ -101,7 +101,7 @@ def _bottleneck(channels: int, width: int, place: Place, *, conv3x3: Conv3x3) ->
 
 def _entry3x3(channels: int, width: int, place: Place, *, conv3x3: Conv3x3) -> nn.Module:
     entry = {"stride": place.stride, "dilation": place.entry_dilation}
-    return conv3x3(channels, width, **entry, stage=place.stage)
+    return conv3x3(channels, width, **entry, place=place)
 
 
 def _norm_relu(channels: int) -> nn.Sequential:

@@ -56,10 +56,10 @@ class Place:
 
 
 class Conv3x3(Protocol):
-    """The slot of the 3x3 convolution; `stage` counts from 0."""
+    """The slot of the 3x3 convolution; `place` is that of its block."""
 
     def __call__(
-        self, channels: int, width: int, *, stride: int, dilation: int, stage: int
+        self, channels: int, width: int, *, stride: int, dilation: int, place: Place
     ) -> nn.Module:
         """Return a module (B, channels, H, W) -> (B, width, ceil(H / stride), ...)."""
         ...
@@ -73,12 +73,25 @@ class Block(Protocol):
         ...
 
 
+class StemConv(Protocol):
+    """The slot of the network's first convolution."""
+
+    def __call__(self, channels: int, width: int, kernel_size: int, *, stride: int) -> nn.Module:
+        """Return a module (B, channels, H, W) -> (B, width, ceil(H / stride), ...)."""
+        ...
+
+
 def plain_conv3x3(
-    channels: int, width: int, *, stride: int, dilation: int, stage: int
+    channels: int, width: int, *, stride: int, dilation: int, place: Place
 ) -> nn.Module:
-    """Return the 3x3 convolution of the plain ResNet, the same in every stage."""
-    del stage
+    """Return the 3x3 convolution of the plain ResNet, the same in every place."""
+    del place
     return nn.Conv2d(channels, width, 3, stride, dilation, dilation, bias=False)
+
+
+def plain_stem(channels: int, width: int, kernel_size: int, *, stride: int) -> nn.Module:
+    """Return the first convolution of the plain ResNet."""
+    return nn.Conv2d(channels, width, kernel_size, stride, kernel_size // 2, bias=False)
 
 
 def conv1x1(channels: int, width: int, *, stride: int = 1) -> nn.Conv2d:
@@ -96,9 +109,9 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.out_channels = width
         entry = {"stride": place.stride, "dilation": place.entry_dilation}
-        self.conv1 = conv3x3(channels, width, **entry, stage=place.stage)
+        self.conv1 = conv3x3(channels, width, **entry, place=place)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = conv3x3(width, width, stride=1, dilation=place.dilation, stage=place.stage)
+        self.conv2 = conv3x3(width, width, stride=1, dilation=place.dilation, place=place)
         self.bn2, self.end_norm = _last_norms(width, moved=end_norm and place.last)
         self.attention = attention(width)
         self.downsample = _projection(channels, width, place.stride)
@@ -112,7 +125,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution between two 1x1 convolutions, beside the identity."""
+    """A 3x3 convolution between two 1x1 convolutions, beside the identity.
+
+    What is given besides `x` goes to the 3x3 convolution: a contextual one takes a prior.
+    """
 
     def __init__(
         self, channels: int, width: int, place: Place, *, end_norm: bool,
@@ -123,7 +139,7 @@ class Bottleneck(nn.Module):
         entry = {"stride": place.stride, "dilation": place.entry_dilation}
         self.conv1 = conv1x1(channels, width)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = conv3x3(width, width, **entry, stage=place.stage)
+        self.conv2 = conv3x3(width, width, **entry, place=place)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = conv1x1(width, self.out_channels)
         self.bn3, self.end_norm = _last_norms(self.out_channels, moved=end_norm and place.last)
@@ -131,10 +147,10 @@ class Bottleneck(nn.Module):
         self.downsample = _projection(channels, self.out_channels, place.stride)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
         """Return ReLU(residual + identity)."""
         y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.relu(self.bn2(self.conv2(y, *context)))
         y = self.attention(self.bn3(self.conv3(y)))
         return self.relu(self.end_norm(y + self.downsample(x)))  # type: ignore[no-any-return]
 
@@ -146,15 +162,16 @@ class ResNet(nn.Module):
     Source: arXiv:1512.03385; the stride sits in the 3x3 convolution, as in torchvision.
     """
 
-    def __init__(self, config: ResNetConfig, block: Block, *, stage_end: Slot, neck: Slot) -> None:
+    def __init__(
+        self, config: ResNetConfig, block: Block, *,
+        stage_end: Slot = nn.Identity, neck: Slot = nn.Identity, stem: StemConv = plain_stem,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.out_channels = config.width
-        if config.stem == "imagenet":
-            self.conv1 = nn.Conv2d(config.in_channels, config.width, 7, 2, 3, bias=False)
-            self.maxpool: nn.Module = nn.MaxPool2d(3, 2, 1)
-        else:
-            self.conv1 = nn.Conv2d(config.in_channels, config.width, 3, 1, 1, bias=False)
-            self.maxpool = nn.Identity()
+        large = config.stem == "imagenet"
+        kernel_size, stride = (7, 2) if large else (3, 1)
+        self.conv1 = stem(config.in_channels, config.width, kernel_size, stride=stride)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
         self.bn1 = nn.BatchNorm2d(config.width)
         self.relu = nn.ReLU(inplace=True)
         self.stages = [f"layer{stage + 1}" for stage in range(len(config.blocks))]
@@ -175,9 +192,13 @@ class ResNet(nn.Module):
         end = stage_end(self.out_channels)
         return nn.Sequential(*blocks, *([] if isinstance(end, nn.Identity) else [end]))
 
+    def stem(self, x: Tensor) -> Tensor:
+        """Return what the first stage takes."""
+        return self.maxpool(self.relu(self.bn1(self.conv1(x))))  # type: ignore[no-any-return]
+
     def features(self, x: Tensor) -> list[Tensor]:
         """Return the output of every stage, (B, C_s, H_s, W_s)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.stem(x)
         maps = []
         for name in self.stages:
             x = self.get_submodule(name)(x)
@@ -196,11 +217,12 @@ def resnet(
     conv3x3: Conv3x3 = plain_conv3x3,
     attention: Slot = nn.Identity,
     stage_end: Slot = nn.Identity,
+    stem: StemConv = plain_stem,
 ) -> ResNet:
     """Build a residual network; `attention` ends each residual branch, `stage_end` each stage."""
     kind = Bottleneck if config.block == "bottleneck" else BasicBlock
     block = partial(kind, end_norm=config.end_norm, conv3x3=conv3x3, attention=attention)
-    return ResNet(config, block, stage_end=stage_end, neck=nn.Identity)
+    return ResNet(config, block, stage_end=stage_end, stem=stem)
 
 
 def places_of(config: ResNetConfig) -> list[list[Place]]:

@@ -8,7 +8,15 @@ from torch import Tensor, nn
 
 from ctxbench.models._spec import ModelSpec, at_least_one
 from ctxbench.models.coresnet import Levels, coconv3x3
-from ctxbench.models.resnet import Conv3x3, ResNet, ResNetConfig, conv1x1, plain_conv3x3, resnet
+from ctxbench.models.resnet import (
+    Conv3x3,
+    Place,
+    ResNet,
+    ResNetConfig,
+    conv1x1,
+    plain_conv3x3,
+    resnet,
+)
 
 # (bottleneck width, output width, stride) of the five extra blocks; stride 1 goes without padding
 _EXTRAS = ((256, 512, 2), (256, 512, 2), (128, 256, 2), (128, 256, 1), (128, 256, 1))
@@ -102,9 +110,9 @@ def ssd300_coresnet(config: SSDConfig, *, levels: Levels = (4, 3, 2)) -> SSD:
 
 
 def _undilated(conv3x3: Conv3x3) -> Conv3x3:
-    def build(channels: int, width: int, *, stride: int, dilation: int, stage: int) -> nn.Module:
+    def build(channels: int, width: int, *, stride: int, dilation: int, place: Place) -> nn.Module:
         del dilation
-        return conv3x3(channels, width, stride=stride, dilation=1, stage=stage)
+        return conv3x3(channels, width, stride=stride, dilation=1, place=place)
 
     return build
 
