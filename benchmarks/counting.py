@@ -9,16 +9,13 @@ process that counts once, above what it held before. Needs the extra `bench`.
 """
 
 import argparse
-import json
 import logging
-import os
-import random
 import statistics
-import subprocess
-import sys
-import time
 import warnings
+from functools import partial
 from pathlib import Path
+
+from _side_by_side import compare, in_process, peak_mib, threads, time_in_turns
 
 BASELINE = "fvcore"
 
@@ -91,71 +88,34 @@ def _build(spec):
 
 
 def _time(spec, runs):
-    """Time every counter `runs` times, in turns, after one turn that does not count."""
     model, x = _build(spec)
-    seconds = {name: [] for name in COUNTERS}
-    macs = {}
-    names = list(COUNTERS)
-    for turn in range(runs + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.perf_counter()
-            macs[name] = COUNTERS[name](model, x)
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {"seconds": seconds, "macs": macs}
+    tasks = {name: partial(counter, model, x) for name, counter in COUNTERS.items()}
+    return time_in_turns(tasks, runs)
 
 
 def _peak(spec, name):
-    """Return the peak resident memory of one count above what the process held before, in MiB."""
     model, x = _build(spec)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    held = _status("VmRSS")
-    COUNTERS[name](model, x)
-    return (_status("VmHWM") - held) / 1024
-
-
-def _status(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
-
-
-def _in_process(*words):
-    command = [sys.executable, __file__, "--worker", json.dumps(words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"counting.py: {' '.join(map(str, words))} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _interval(ratios, *, draws=2000):
-    """Return the 95 % bootstrap interval of the median."""
-    generator = random.Random(0)
-    medians = sorted(
-        statistics.median(generator.choices(ratios, k=len(ratios))) for _ in range(draws)
-    )
-    return medians[int(0.025 * draws)], medians[int(0.975 * draws) - 1]
+    return peak_mib(partial(COUNTERS[name], model, x))
 
 
 def measure(spec, runs):
     """Return one row for each counter."""
-    timed = _in_process("time", spec, runs)
+    timed, macs = in_process(_time, spec, runs)
     rows = []
-    for name, seconds in timed["seconds"].items():
-        turns = zip(seconds, timed["seconds"][BASELINE], strict=True)
-        ratios = [mine / theirs for mine, theirs in turns]
-        low, high = _interval(ratios)
+    for name, seconds in timed.items():
+        ratio, low, high = compare(seconds, timed[BASELINE])
         rows.append(
             {
                 "model": spec,
                 "counter": name,
                 "median_s": statistics.median(seconds),
-                "ratio_to_fvcore": statistics.median(ratios),
+                "ratio_to_fvcore": ratio,
                 "ratio_low": low,
                 "ratio_high": high,
-                "peak_mib": _in_process("peak", spec, name),
-                "macs": timed["macs"][name],
+                "peak_mib": in_process(_peak, spec, name),
+                "macs": macs[name],
                 "runs": runs,
-                "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())),
+                "threads": threads(),
                 "seconds": seconds,
             }
         )
@@ -170,12 +130,7 @@ def main():
     parser.add_argument("networks", nargs="*", help="default: every registered network")
     parser.add_argument("--runs", type=int, default=5, help="counted turns; default 5")
     parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.worker:
-        task, *words = json.loads(given.worker)
-        print(json.dumps({"time": _time, "peak": _peak}[task](*words)))
-        return
     for spec in given.networks or list_models():
         rows = measure(spec, given.runs)
         append_rows("counting", rows, raw=given.out / "raw")

@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ctxbench.errors import CtxbenchError
     from ctxbench.measure.flops import Count, count
-    from ctxbench.models import create_model, list_models, load_checkpoint
+    from ctxbench.models import create_model, list_models, load_checkpoint, replace_conv
     from ctxbench.ops import CoConv2d
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "create_model",
     "list_models",
     "load_checkpoint",
+    "replace_conv",
 ]
 
 _HOMES = {
@@ -32,6 +33,7 @@ _HOMES = {
     "create_model": "ctxbench.models",
     "list_models": "ctxbench.models",
     "load_checkpoint": "ctxbench.models",
+    "replace_conv": "ctxbench.models",
 }
 _ROOMS = ("claims", "errors", "measure", "models", "ops", "report")
 

@@ -40,8 +40,9 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
 def bind(name: str, builder: Callable[..., T], given: Mapping[str, Any]) -> Callable[[], T]:
     """Return the call of `builder` with the options of a spec string that named it.
 
-    Options are the builder's keyword parameters of a plain type and the fields of a leading
-    configuration dataclass. Text is converted to the declared type, other values pass.
+    Options are the builder's keyword parameters of a plain type and the fields of configuration
+    dataclasses that it takes by position. Text is converted to the declared type, other values
+    pass.
     Raises: UnknownNameError or SpecError naming option, value and what is expected.
     """
     known = options_of(builder)
@@ -50,17 +51,16 @@ def bind(name: str, builder: Callable[..., T], given: Mapping[str, Any]) -> Call
         if key not in known:
             raise UnknownNameError(f"option of {name}", key, known)
         values[key] = _converted(name, key, value, known[key])
-    config = _config_of(builder)
-    if config is None:
-        return partial(builder, **values)
-    fields = {key: values.pop(key) for key in list(values) if key in _fields(config)}
-    return partial(_call_with_config, builder, config, fields, values)
+    configs = [
+        (config, {key: values.pop(key) for key in list(values) if key in _fields(config)})
+        for config in _configs_of(builder)
+    ]
+    return partial(_call_with_configs, builder, configs, values)
 
 
 def options_of(builder: Callable[..., object]) -> dict[str, Any]:
     """Return the options of a builder: name -> type."""
-    config = _config_of(builder)
-    fields = _fields(config) if config else {}
+    fields = {key: hint for config in _configs_of(builder) for key, hint in _fields(config).items()}
     hints = typing.get_type_hints(builder)
     keywords = {
         key: hints[key]
@@ -72,8 +72,7 @@ def options_of(builder: Callable[..., object]) -> dict[str, Any]:
 
 def defaults_of(builder: Callable[..., object]) -> dict[str, Any]:
     """Return the options of a builder that have a default: name -> value."""
-    config = _config_of(builder)
-    sources: list[Callable[..., object]] = [builder, config] if config else [builder]
+    sources: list[Callable[..., object]] = [builder, *_configs_of(builder)]
     parameters = {
         key: parameter.default
         for source in sources
@@ -123,22 +122,27 @@ _WORDS = {
 }
 
 
-def _config_of(builder: Callable[..., object]) -> type | None:
-    parameters = list(inspect.signature(builder).parameters.values())
-    if not parameters or parameters[0].kind is not parameters[0].POSITIONAL_OR_KEYWORD:
-        return None
-    hint = typing.get_type_hints(builder).get(parameters[0].name)
-    return hint if isinstance(hint, type) and is_dataclass(hint) else None
+def _configs_of(builder: Callable[..., object]) -> list[type]:
+    """Return the dataclasses among the positional parameters that a builder begins with."""
+    hints = typing.get_type_hints(builder)
+    configs = []
+    for name, parameter in inspect.signature(builder).parameters.items():
+        hint = hints.get(name)
+        positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        if not (positional and isinstance(hint, type) and is_dataclass(hint)):
+            break
+        configs.append(hint)
+    return configs
 
 
 def _fields(config: type) -> dict[str, Any]:
     return typing.get_type_hints(config)
 
 
-def _call_with_config(
-    builder: Callable[..., T], config: type, fields: dict[str, Any], values: dict[str, Any]
+def _call_with_configs(
+    builder: Callable[..., T], configs: list[tuple[type, dict[str, Any]]], values: dict[str, Any]
 ) -> T:
-    return builder(config(**fields), **values)
+    return builder(*(config(**fields) for config, fields in configs), **values)
 
 
 def _converted(name: str, key: str, value: Any, hint: Any) -> Any:

@@ -12,6 +12,9 @@ from ctxbench.errors import UnknownNameError
 PARAMS, GFLOPS = "params (M)", "GFLOPs"
 # the metric of a claim that two networks cost the same
 PARITY = "same cost as"
+# what a network has more than another one, and its share of what that costs
+EXTRA_PARAMS, PARAMS_SHARE, GFLOPS_SHARE = "extra params", "share of params", "share of GFLOPs"
+COUNTED = (PARAMS, GFLOPS, PARITY, EXTRA_PARAMS, PARAMS_SHARE, GFLOPS_SHARE)
 
 REPRODUCED = "reproduced"
 CLOSE = "close"
@@ -29,7 +32,8 @@ VERDICTS = (
 class Claim:
     """One published figure: where it stands, what it is of, and what it says, as printed.
 
-    `model` is the network by its definition, `reading` one that the authors may have counted.
+    `model` is the network by its definition, `reading` one that the authors may have counted;
+    `against` is the network that it is compared with.
     """
 
     paper: str
@@ -44,6 +48,7 @@ class Claim:
     image_px: int
     recipe: str | None = None
     reading: str | None = None
+    against: str | None = None
 
 
 def papers() -> list[str]:
@@ -61,6 +66,15 @@ def load_claims(paper: str | None = None) -> list[Claim]:
     ]
 
 
+def load_recipes(paper: str) -> dict[str, dict[str, Any]]:
+    """Return the published training recipes of a paper: name -> setting -> value."""
+    if paper not in papers():
+        raise UnknownNameError("paper", paper, papers())
+    found = next(entry for entry in _files() if entry.name[:-5] == paper)
+    recipes: dict[str, dict[str, Any]] = tomllib.loads(found.read_text("utf-8"))["recipes"]
+    return recipes
+
+
 def _files() -> list[Any]:
     entries = resources.files("ctxbench.claims").iterdir()
     return sorted((e for e in entries if e.name.endswith(".toml")), key=lambda e: e.name)
@@ -68,13 +82,13 @@ def _files() -> list[Any]:
 
 def _claims_of(paper: dict[str, Any]) -> Iterator[Claim]:
     for table in paper["tables"]:
-        recipe = paper["recipes"][table["recipe"]] if "recipe" in table else None
+        recipe = _told(paper["recipes"][table["recipe"]]) if "recipe" in table else None
         for row in table["rows"]:
-            cells = dict(zip(table["metrics"], row["published"], strict=True))
+            published = zip(row.get("metrics", table["metrics"]), row["published"], strict=True)
+            cells = {metric: text for metric, text in published if text}
             if "equals" in row:
                 cells[PARITY] = row["equals"]
             for metric, published in cells.items():
-                counted = metric in (PARAMS, GFLOPS, PARITY)
                 yield Claim(
                     paper=paper["paper"],
                     table=table["table"],
@@ -83,9 +97,19 @@ def _claims_of(paper: dict[str, Any]) -> Iterator[Claim]:
                     published=published,
                     model=row["model"],
                     condition=table["condition"],
-                    source=paper["citation"],
+                    source=table.get("source", paper["citation"]),
                     convention=paper["convention"],
                     image_px=table["image_px"],
-                    recipe=None if counted else recipe,
+                    recipe=None if metric in COUNTED else recipe,
                     reading=row.get("reading") if metric != PARITY else None,
+                    against=row.get("against"),
                 )
+
+
+def _told(recipe: dict[str, Any]) -> str:
+    """Say a recipe in one line."""
+    parts = []
+    for key, value in recipe.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        parts.append(f"{key.replace('_', ' ')}: {shown}")
+    return "; ".join(parts)

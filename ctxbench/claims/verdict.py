@@ -12,11 +12,14 @@ from typing import Any
 
 from ctxbench.claims import (
     CLOSE,
+    COUNTED,
     DIFFERS,
-    GFLOPS,
+    EXTRA_PARAMS,
+    GFLOPS_SHARE,
     NEEDS_TRAINING,
     NOT_BUILDABLE,
     PARAMS,
+    PARAMS_SHARE,
     PARITY,
     PROVED_EQUAL,
     REFUTED,
@@ -30,6 +33,7 @@ from ctxbench.measure.flops import Count
 from ctxbench.measure.parity import compare
 
 _CLOSE = 0.02
+_COMPARED = (EXTRA_PARAMS, PARAMS_SHARE, GFLOPS_SHARE)
 
 # (spec, image side in pixels) -> count
 CountSpec = Callable[[str, int], Count]
@@ -69,12 +73,14 @@ def judge(claim: Claim, count: CountSpec) -> ClaimRow:
 
 
 def _judge(claim: Claim, count: CountSpec) -> ClaimRow:
-    if claim.metric not in (PARAMS, GFLOPS, PARITY):
+    if claim.metric not in COUNTED:
         return _row(claim, NEEDS_TRAINING, note=claim.recipe or "")
     try:
         counted = count(claim.model, claim.image_px)
         if claim.metric == PARITY:
             return _judge_parity(claim, counted, count(claim.published, claim.image_px))
+        if claim.against is not None and claim.metric in _COMPARED:
+            return _judge_comparison(claim, counted, count(claim.against, claim.image_px))
     except UnknownNameError as error:
         if error.kind != "network":
             raise  # a mistake in the published data, not a network to come
@@ -132,6 +138,39 @@ def _judge_figure(claim: Claim, readings: dict[str, float], preferred: str) -> C
         convention=chosen,
         note="; ".join(notes),
     )
+
+
+def _judge_comparison(claim: Claim, counted: Count, against: Count) -> ClaimRow:
+    """Judge a difference by its digits, and a share like "1/3" as the nearest of 1/2, 1/3, ..."""
+    if claim.metric == EXTRA_PARAMS:
+        extra = counted.params - against.params
+        same = str(extra) == claim.published
+        near = abs(extra / int(claim.published) - 1) <= _CLOSE
+        verdict = REPRODUCED if same else CLOSE if near else DIFFERS
+        return _row(
+            claim,
+            verdict,
+            ours=str(extra),
+            difference=extra / int(claim.published) - 1,
+            convention="parameters",
+            note=f"over {claim.against}",
+        )
+    names = {PARAMS_SHARE: "parameters", GFLOPS_SHARE: claim.convention}
+    share = _total(counted, names[claim.metric]) / _total(against, names[claim.metric])
+    one, _, parts = claim.published.partition("/")
+    nearest = f"1/{max(1, round(1 / share))}"
+    return _row(
+        claim,
+        REPRODUCED if nearest == claim.published else DIFFERS,
+        ours=f"{share:.6f}",
+        difference=share * int(parts) / int(one) - 1,
+        convention=names[claim.metric],
+        note=f"of {claim.against}; of 1/2, 1/3, 1/4, ... the nearest is {nearest}",
+    )
+
+
+def _total(counted: Count, name: str) -> int:
+    return counted.params if name == "parameters" else counted.total(name)
 
 
 def _judge_parity(claim: Claim, counted: Count, against: Count) -> ClaimRow:

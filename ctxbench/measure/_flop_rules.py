@@ -40,11 +40,11 @@ def deform_conv2d(inputs: list[Any], outputs: list[Any]) -> Counts:
     return macs("deform_conv", prod(out) * prod(weight[1:])) + elements("sampling", samples)
 
 
-def matrix_product(first: int) -> Rule:
+def matrix_product(first: int, kind: str = "matmul") -> Rule:
     """Every output element is a dot product over the last axis of input number `first`."""
 
     def rule(inputs: list[Any], outputs: list[Any]) -> Counts:
-        return macs("matmul", prod(shape(outputs[0])) * prod(shape(inputs[first])[-1:]))
+        return macs(kind, prod(shape(outputs[0])) * prod(shape(inputs[first])[-1:]))
 
     return rule
 

@@ -64,8 +64,9 @@ RULES: dict[str, Rule] = {
     "aten::_convolution": rules.convolution,
     "aten::_convolution_mode": rules.same_convolution,
     "torchvision::deform_conv2d": rules.deform_conv2d,
+    "aten::linear": rules.matrix_product(0, "linear"),
     **dict.fromkeys(
-        _aten("linear matmul mm bmm mv dot vdot inner linalg_matmul"), rules.matrix_product(0)
+        _aten("matmul mm bmm mv dot vdot inner linalg_matmul"), rules.matrix_product(0)
     ),
     **dict.fromkeys(_aten("addmm addmv baddbmm"), rules.matrix_product(1)),
     **dict.fromkeys(_aten("addbmm"), rules.batch_summed_product),

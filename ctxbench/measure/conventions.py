@@ -10,7 +10,7 @@ from ctxbench.errors import UnknownNameError
 class Work:
     """What a network, or a part of it, computes for one input.
 
-    `macs_by_kind` are multiply-accumulates by kind of operation (conv, matmul, deform_conv, ...);
+    `macs_by_kind` are multiply-accumulates by kind of operation (conv, linear, matmul, ...);
     `elements` are output elements of other work (batch_norm, relu, interpolation, sampling, ...);
     `fvcore_extra` is what fvcore adds to the MACs for that other work, in eval mode.
     """
@@ -37,6 +37,10 @@ def _mac_bn_relu(work: Work) -> int:
     return work.macs + 4 * work.elements.get("batch_norm", 0) + work.elements.get("relu", 0)
 
 
+def _layers(work: Work) -> int:
+    return sum(work.macs_by_kind.get(kind, 0) for kind in ("conv", "linear", "deform_conv"))
+
+
 def _flops(work: Work) -> int:
     return 2 * work.macs
 
@@ -57,6 +61,11 @@ CONVENTIONS: dict[str, Convention] = {
         "multiply-accumulates of convolutions, matrix products and contractions",
     ),
     "flops": Convention(_flops, "FLOPs", "two operations for each multiply-accumulate"),
+    "layers": Convention(
+        _layers,
+        "MACs of layers",
+        "MACs of convolutions and linear layers alone: products of activations are not seen",
+    ),
     "fvcore": Convention(
         _fvcore, "fvcore FLOPs", "what fvcore adds up in eval mode: MACs, 2 a batch-norm element"
     ),

@@ -14,7 +14,7 @@ from ctxbench.measure._undisturbed import undisturbed
 from ctxbench.measure.conventions import Work, convention
 
 # what torch's own counter knows too, under the names of our kinds
-_TORCH_KINDS = ("conv", "matmul", "einsum", "attention")
+_TORCH_KINDS = ("conv", "linear", "matmul", "einsum", "attention")
 
 
 @dataclass(frozen=True, slots=True)

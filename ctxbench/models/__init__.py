@@ -1,8 +1,10 @@
 """Networks: one family a file; a spec string names one network.
 
-`name[:key=value]...` for ours, `torchvision/NAME`, `timm/NAME`, `PATH.py:FUNCTION` for others.
+`name[:key=value]...` for ours, `torchvision/NAME`, `timm/NAME`, `PATH.py:FUNCTION` for others; with
+`:replace=OPERATOR[:key=value]...` behind it, that operator stands in for its convolutions.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
@@ -16,15 +18,18 @@ from ctxbench.errors import SpecError, UnknownNameError
 from ctxbench.models import foreign
 from ctxbench.models._spec import ModelSpec, Network
 from ctxbench.models.checkpoint import load_checkpoint
+from ctxbench.models.replace import Replaced, Replacement, replace_conv, split_replacement
 from ctxbench.spec import bind, split_spec
 
 __all__ = [
     "MODELS",
     "ModelSpec",
     "Network",
+    "Replaced",
     "create_model",
     "list_models",
     "load_checkpoint",
+    "replace_conv",
     "resolve",
     "without_weights",
 ]
@@ -35,9 +40,14 @@ T = TypeVar("T")
 _FAMILIES = (
     "resnet",
     "coresnet",
+    "cgc_resnet",
     "preact_resnet",
     "se_resnet",
     "nonlocal_resnet",
+    "convnext",
+    "ctx_resnet",
+    "ctx_convnext",
+    "overlock",
     "ssd",
     "progan",
 )
@@ -64,8 +74,23 @@ def create_model(spec: str) -> nn.Module:
 
 def resolve(spec: str) -> Network:
     """Check a spec string and return the network it names, not yet built."""
+    plain, operator = split_replacement(spec)
+    network = _resolve(plain)
+    if operator is None:
+        return network
+    replacement = Replacement.read(operator)
+    build = partial(_with_replacement, network.build, replacement)
+    return dataclasses.replace(network, spec=spec.strip(), build=build)
+
+
+def _with_replacement(build: Callable[[], nn.Module], replacement: Replacement) -> nn.Module:
+    model = build()
+    replacement.apply(model)
+    return model
+
+
+def _resolve(spec: str) -> Network:
     name, given = split_spec(spec)
-    spec = spec.strip()
     if foreign.is_foreign(name):
         return foreign.resolve(spec, name, given)
     if name not in MODELS:

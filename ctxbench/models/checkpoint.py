@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ctxbench.errors import CheckpointError
-from ctxbench.models import coresnet
+from ctxbench.models import cgc_resnet, contextual, coresnet, overlock
 
 State = dict[str, Tensor]
 
@@ -18,8 +18,15 @@ _NESTS = ("state_dict", "model", "model_state_dict", "module", "state_dict_ema")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 # written by averaging wrappers; no weight
 _COUNTERS = ("n_averaged",)
+# what has one row a class
+_HEADS = ("fc.weight", "head.weight", "classes.weight")
 # each turns the names in one group's published files into ours, and leaves other files alone
-_FROM_AUTHORS = (coresnet.from_authors,)
+_FROM_AUTHORS = (
+    coresnet.from_authors,
+    cgc_resnet.from_authors,
+    contextual.from_authors,
+    overlock.from_authors,
+)
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> None:
@@ -175,9 +182,9 @@ def _hint(state: State, wanted: State, odd: set[str]) -> str:
     if odd and all(key.endswith("_extra_state") for key in odd):
         theirs = "plain" if any(key.endswith("_extra_state") for key in wanted) else "CoConv"
         return f" The file is of a network with {theirs} convolutions."
-    head = "fc.weight"
-    if not odd and head in state and state[head].shape != wanted[head].shape:
-        return f" Build it with num_classes={len(state[head])}."
+    for head in () if odd else _HEADS:
+        if head in state and len(state[head]) != len(wanted[head]):
+            return f" Build it with num_classes={len(state[head])}."
     return ""
 
 

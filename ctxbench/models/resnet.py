@@ -196,6 +196,10 @@ class ResNet(nn.Module):
         """Return what the first stage takes."""
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))  # type: ignore[no-any-return]
 
+    def parts(self) -> list[list[nn.Module]]:
+        """Return what each stage applies in turn."""
+        return [list(self.get_submodule(name).children()) for name in self.stages]
+
     def features(self, x: Tensor) -> list[Tensor]:
         """Return the output of every stage, (B, C_s, H_s, W_s)."""
         x = self.stem(x)

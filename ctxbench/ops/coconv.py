@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ctxbench.ops._conv import check_replaceable, pair, take_over
 from ctxbench.ops._spec import OpSpec
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -57,8 +58,8 @@ class CoConv2d(nn.Module):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = _pair("kernel_size", kernel_size)
-        self.stride, self.dilation = _pair("stride", stride), dilation
+        self.kernel_size = pair("kernel_size", kernel_size)
+        self.stride, self.dilation = pair("stride", stride), dilation
         self.padding_mode = padding_mode
         self._check()
         self.levels = split_levels(out_channels, levels)
@@ -179,6 +180,27 @@ def split_levels(channels: int, levels: Levels) -> tuple[tuple[int, int], ...]:
     return pairs
 
 
+def from_conv(conv: nn.Conv2d, *, levels: int | str = 4) -> CoConv2d:
+    """Return the CoConv that takes over the weight and the bias of a plain convolution.
+
+    They stay the parameters they are, so an optimiser that holds them goes on with them.
+    Raises: ValueError, with the reason alone, for a convolution that CoConv cannot replace.
+    """
+    if prod(conv.kernel_size) == 1:
+        raise ValueError("1x1, which no dilation changes")
+    check_replaceable(conv)
+    if conv.dilation[0] != conv.dilation[1]:
+        raise ValueError(f"dilation {conv.dilation}, where CoConv multiplies one number")
+    op = CoConv2d(
+        conv.in_channels, conv.out_channels, (conv.kernel_size[0], conv.kernel_size[1]),
+        levels=levels, stride=(conv.stride[0], conv.stride[1]), dilation=conv.dilation[0],
+        groups=conv.groups, bias=conv.bias is not None, padding_mode=conv.padding_mode,
+        device="meta",
+    )  # fmt: skip
+    take_over(op, conv)
+    return op
+
+
 class _Piece(NamedTuple):
     """Output channels that one call of the plain convolution computes.
 
@@ -223,15 +245,9 @@ def _top(levels: str) -> int:
     return int(match[1] or 4)
 
 
-def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2:
-        raise ValueError(f"CoConv2d takes a number or a pair; got {name}={value}.")
-    return (pair[0], pair[1])
-
-
 SPEC = OpSpec(
     build=lambda: CoConv2d(8, 8, 3, levels=3),
     inputs=lambda b, h, w: (torch.randn(b, 8, h, w),),
     source="arXiv:2108.07387; iduta/coconv@755147c",
+    from_conv=from_conv,
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from ctxbench.claims import GFLOPS, PARAMS, PARITY
+from ctxbench.claims import COUNTED, GFLOPS, PARAMS, PARITY
 from ctxbench.records import Row
 
 # the columns that tell one published figure from another
@@ -17,7 +17,7 @@ def networks(claims: Iterable[Row]) -> list[Row]:
     """Gather claims to one line for each row of a paper's table that tells a network's cost.
 
     A line holds `params_published`, `params_ours`, `params_difference`, `params_convention` and
-    `params_verdict`, the same of `gflops`, and `parity`: whether it costs what another one does.
+    `params_verdict`, the same of `gflops`, and `compared`: what is claimed beside another network.
     """
     lines: dict[tuple[str, ...], Row] = {}
     for claim in claims:
@@ -25,18 +25,17 @@ def networks(claims: Iterable[Row]) -> list[Row]:
         if claim["metric"] in _PREFIX:
             prefix = _PREFIX[claim["metric"]]
             cells = {f"{prefix}_{name}": claim[name] for name in CELLS}
-        elif claim["metric"] == PARITY:
-            cells = {"parity": f"{claim['published']}: {claim['verdict']}"}
-        else:
-            continue
-        lines.setdefault(tuple(key.values()), key).update(cells)
+            lines.setdefault(tuple(key.values()), key).update(cells)
+        elif claim["metric"] in COUNTED:
+            line = lines.setdefault(tuple(key.values()), key)
+            line["compared"] = [*line.get("compared", ()), _comparison(claim)]
     return list(lines.values())
 
 
 def merge(lines: Iterable[Row], same: Sequence[str]) -> list[Row]:
     """Merge the lines that are equal in the columns `same`, in the order they first came.
 
-    `models` of a merged line lists its networks, `table` and `parity` all that its lines say.
+    `models` of a merged line lists its networks, `table` and `compared` all that its lines say.
     """
     groups: dict[tuple[object, ...], list[Row]] = {}
     for line in lines:
@@ -46,10 +45,18 @@ def merge(lines: Iterable[Row], same: Sequence[str]) -> list[Row]:
             **group[0],
             "models": _distinct(group, "model"),
             "table": _tables(_distinct(group, "table")),
-            "parity": ", ".join(_distinct(group, "parity")),
+            "compared": ", ".join(
+                dict.fromkeys(t for line in group for t in line.get("compared", ()))
+            ),
         }
         for group in groups.values()
     ]
+
+
+def _comparison(claim: Row) -> str:
+    """Say what is claimed of two networks, like `extra params 32919 over resnet50: reproduced`."""
+    other = "" if claim["metric"] == PARITY else f" {claim['note'].partition(';')[0]}"
+    return f"{claim['metric']} {claim['published']}{other}: {claim['verdict']}"
 
 
 def _distinct(lines: Iterable[Row], key: str) -> list[str]:

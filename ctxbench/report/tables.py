@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pandas import DataFrame
 
-from ctxbench.claims import GFLOPS, PARAMS, PARITY, VERDICTS
+from ctxbench.claims import COUNTED, VERDICTS
 from ctxbench.records import Row, latest
 from ctxbench.render import Format, render
 from ctxbench.report.networks import CLAIM, merge, networks
@@ -16,12 +16,12 @@ _CLAIMS = (
     "verdict", "note", "model", "condition", "source",
 )  # fmt: skip
 _COSTS = (
-    "model", "input_shape", "params", "macs", "flops", "fvcore", "mac-bn-relu", "torch_macs",
-    "uncounted",
+    "model", "input_shape", "params", "macs", "flops", "fvcore", "mac-bn-relu", "layers",
+    "torch_macs", "uncounted",
 )  # fmt: skip
 _HEADLINE = (
     "paper", "networks", "table", "params_published", "params_ours", "params_verdict",
-    "gflops_published", "gflops_ours", "gflops_convention", "gflops_verdict", "parity",
+    "gflops_published", "gflops_ours", "gflops_convention", "gflops_verdict", "compared",
 )  # fmt: skip
 _HEADINGS = {
     "model": "network",
@@ -39,7 +39,7 @@ _HEADINGS = {
     "gflops_ours": "ours",
     "gflops_convention": "counted as",
     "gflops_verdict": "verdict",
-    "parity": "same cost as",
+    "compared": "beside another network",
     "median_s": "median (s)",
     "peak_mib": "peak (MiB)",
 }
@@ -75,11 +75,10 @@ def counting(rows: Iterable[Row]) -> DataFrame:
 
 def verdicts(rows: Iterable[Row]) -> DataFrame:
     """Count the claims of each verdict, by what is claimed."""
-    counted = (PARAMS, GFLOPS, PARITY)
     found = latest(rows, *CLAIM)
     tally: dict[str, Counter[str]] = {}
     for row in found:
-        group = row["metric"] if row["metric"] in counted else "after training"
+        group = row["metric"] if row["metric"] in COUNTED else "after training"
         tally.setdefault(group, Counter())[row["verdict"]] += 1
     total = sum(tally.values(), Counter[str]())
     order = [verdict for verdict in VERDICTS if total[verdict]]
@@ -92,12 +91,12 @@ def verdicts(rows: Iterable[Row]) -> DataFrame:
 
 
 def headline(rows: Iterable[Row]) -> DataFrame:
-    """Put published costs beside ours where a paper claims that two networks cost the same.
+    """Put published costs beside ours where a paper compares those of two networks.
 
     Networks with equal cells share a row.
     """
-    cells = [key for key in _HEADLINE if key not in ("networks", "table", "parity")]
-    found = [line for line in merge(networks(latest(rows, *CLAIM)), cells) if line["parity"]]
+    cells = [key for key in _HEADLINE if key not in ("networks", "table", "compared")]
+    found = [line for line in merge(networks(latest(rows, *CLAIM)), cells) if line["compared"]]
     return _frame([{**line, "networks": _name(line["models"])} for line in found], _HEADLINE)
 
 

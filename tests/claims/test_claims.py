@@ -2,7 +2,20 @@
 
 import pytest
 
-from ctxbench.claims import GFLOPS, PARAMS, PARITY, VERDICTS, Claim, load_claims, papers
+from ctxbench.claims import (
+    COUNTED,
+    EXTRA_PARAMS,
+    GFLOPS,
+    GFLOPS_SHARE,
+    PARAMS,
+    PARAMS_SHARE,
+    PARITY,
+    VERDICTS,
+    Claim,
+    load_claims,
+    load_recipes,
+    papers,
+)
 from ctxbench.claims.verdict import check_verdict, digits_match, judge, tally
 from ctxbench.errors import UnknownNameError
 from ctxbench.measure.costs import Setting, count_spec
@@ -56,8 +69,18 @@ def test_every_cell_of_the_paper_is_there():
 
 def test_cells_that_need_training_name_the_recipe_and_counted_ones_do_not():
     for claim in load_claims():
-        counted = claim.metric in (PARAMS, GFLOPS, PARITY)
-        assert (claim.recipe is None) == counted, claim
+        assert (claim.recipe is None) == (claim.metric in COUNTED), claim
+
+
+def test_recipes_are_data():
+    assert load_recipes("coconv")["imagenet"]["lr"] == 0.1
+    assert load_recipes("overlock")["imagenet"]["auxiliary_loss_weight"] == 0.4
+    assert load_recipes("contextual")["convnext_tiny"]["prior_sizes"] == [500, 200, 50]
+    told = next(c.recipe for c in load_claims("coconv") if c.recipe)
+    assert "epochs: 90; batch: 256; gpus: 8; optimizer: SGD; momentum: 0.9" in told
+    assert "lr divided by 10 at epochs: 30, 60, 80" in told
+    with pytest.raises(UnknownNameError, match="paper"):
+        load_recipes("cocnv")
 
 
 @pytest.mark.slow
@@ -75,6 +98,44 @@ def test_every_verdict_on_the_paper():
     assert verdicts["Table 2", "CoProGAN", PARAMS] == "differs"
     assert verdicts["Table 5", "NL ResNet-50", GFLOPS] == "differs"
     assert "not buildable here yet" not in verdicts.values()
+
+
+@pytest.mark.slow
+def test_every_verdict_on_overlock():
+    rows = [judge(claim, _count) for claim in load_claims("overlock")]
+    counted = {(r.row, r.metric): r for r in rows if r.metric in COUNTED}
+    assert {r.verdict for key, r in counted.items() if key[1] == PARAMS} == {"reproduced"}
+    # counted from the authors' code, re-parameterised, without the auxiliary head
+    ours = [float(r.ours) for (_, metric), r in counted.items() if metric == PARAMS]
+    assert ours == pytest.approx([16.45, 33.47, 56.16, 94.94], abs=0.005)
+    gflops = [r for (_, metric), r in counted.items() if metric == GFLOPS]
+    assert [r.verdict for r in gflops] == ["reproduced"] * 3 + ["close"]
+    assert all(r.note.startswith("truncated, not rounded") for r in gflops[:3])
+    assert counted["OverLoCK-T", PARAMS_SHARE].verdict == "reproduced"
+    assert counted["OverLoCK-T", GFLOPS_SHARE].verdict == "reproduced"
+
+
+def test_what_a_gate_adds_is_counted_to_the_parameter():
+    rows = [judge(claim, _count) for claim in load_claims("cgc")]
+    assert [(r.ours, r.verdict) for r in rows] == [("32919", "reproduced"), ("28912", "reproduced")]
+
+
+@pytest.mark.parametrize(
+    ("published", "verdict"), [("2049", "reproduced"), ("2030", "close"), ("2200", "differs")]
+)
+def test_extra_parameters_are_judged_by_every_digit(published, verdict):
+    claim = _claim(metric=EXTRA_PARAMS, published=published, model="resnet50:num_classes=1001",
+                   against="resnet50")  # fmt: skip
+    row = judge(claim, _count)
+    assert (row.ours, row.verdict, row.note) == ("2049", verdict, "over resnet50")
+
+
+@pytest.mark.parametrize(("published", "verdict"), [("1/2", "reproduced"), ("1/3", "differs")])
+def test_a_share_is_the_nearest_simple_fraction(published, verdict):
+    claim = _claim(metric=PARAMS_SHARE, published=published, against="resnet101")
+    row = judge(claim, _count)
+    assert (row.ours, row.verdict) == (f"{25.557032 / 44.549160:.6f}", verdict)
+    assert row.note == "of resnet101; of 1/2, 1/3, 1/4, ... the nearest is 1/2"
 
 
 def test_the_preferred_convention_is_named_when_it_fits():
@@ -138,7 +199,7 @@ def test_an_accuracy_needs_training():
 
 
 def test_names_are_checked():
-    assert papers() == ["coconv"]
+    assert papers() == ["cgc", "coconv", "contextual", "overlock"]
     with pytest.raises(UnknownNameError, match="'cocnv'. Did you mean 'coconv'"):
         load_claims("cocnv")
     with pytest.raises(UnknownNameError, match="'differ'. Did you mean 'differs'"):

@@ -54,7 +54,10 @@ def test_torchs_counter_counts_two_for_each():
 WORK = Work({"conv": 100, "matmul": 10}, {"batch_norm": 7, "relu": 3, "pooling": 2}, 16)
 
 # by hand from the meaning of each
-TOTALS = {"macs": 110, "flops": 220, "fvcore": 126, "fvcore-train": 147, "mac-bn-relu": 141}
+TOTALS = {
+    "macs": 110, "flops": 220, "layers": 100, "fvcore": 126, "fvcore-train": 147,
+    "mac-bn-relu": 141,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)

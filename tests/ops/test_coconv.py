@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import ctxbench
-from ctxbench.ops import CoConv2d
+from ctxbench.ops import OPS, CoConv2d
 from ctxbench.ops.coconv import split_levels
 from tests.conformance import vectors
 from tests.reference.coconv import coconv
@@ -221,3 +221,29 @@ def test_equals_the_authors_code(name, levels, stride, tmp_path):
     torch.save(state, tmp_path / "authors.pth")
     ctxbench.load_checkpoint(op, tmp_path / "authors.pth")
     assert vectors.relative_error(op(x), expected["output"]) < 1e-9
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_takes_over_a_plain_convolution(mode):
+    conv = nn.Conv2d(4, 8, (3, 5), (2, 1), (2, 4), dilation=2, groups=2, padding_mode=mode)
+    op = OPS["coconv"].from_conv(conv, levels=1)
+    x = torch.randn(2, 4, 9, 8)
+    assert op.weight is conv.weight
+    assert op.bias is conv.bias
+    torch.testing.assert_close(op(x), conv(x))
+
+
+@pytest.mark.parametrize(
+    ("conv", "reason"),
+    [
+        (nn.Conv2d(4, 8, 1), "^1x1, which no dilation changes$"),
+        (nn.Conv2d(4, 8, 2), "^an even kernel, 2x2$"),
+        (nn.Conv2d(4, 8, 3), r"^padding \(0, 0\), where 'same' is \(1, 1\)$"),
+        (nn.Conv2d(4, 8, 3, padding="valid"), "^padding valid, where 'same'"),
+        (nn.Conv2d(4, 8, 3, padding=(2, 1), dilation=(2, 1)), r"^dilation \(2, 1\), where CoConv"),
+        (nn.Conv2d(4, 2, 3, padding=1), "out_channels=2"),
+    ],
+)
+def test_says_why_a_convolution_stays(conv, reason):
+    with pytest.raises(ValueError, match=reason):
+        OPS["coconv"].from_conv(conv)

@@ -66,7 +66,7 @@ def test_verdicts_are_counted_by_what_is_claimed():
 def test_headline_puts_networks_with_equal_figures_into_one_row_and_leaves_out_who_claims_nothing():
     table = headline(CLAIMS)
     assert table["networks"].tolist() == ["plain, wide"]
-    assert table["parity"].tolist() == ["plain: proved equal"]
+    assert table["compared"].tolist() == ["same cost as plain: proved equal"]
     assert table.loc[0, "gflops_verdict"] == "close"
 
 

@@ -1,0 +1,18 @@
+"""Normalisation over the channels of a map."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer normalisation over the channels of each position.
+
+    Shape:  (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x, normalised over its channels."""
+        y = F.layer_norm(
+            x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps
+        )
+        return y.permute(0, 3, 1, 2)

@@ -1,0 +1,335 @@
+"""ContMix: at every position a kernel made from how the position relates to the whole map."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ctxbench.ops._neighbourhood import aggregate, spread_bias
+from ctxbench.ops._norm import LayerNorm2d
+from ctxbench.ops._parts import (
+    GRN,
+    LayerScale,
+    ResidualDepthwise,
+    SqueezeExcite,
+    conv_norm,
+    drop_path,
+    feed_forward,
+)
+from ctxbench.ops._spec import OpSpec
+from ctxbench.ops.reparam import DilatedReparam
+
+# the context is pooled to so many regions per axis
+_REGIONS = 7
+
+
+class ContMix(nn.Module):
+    """Two windows of dynamic kernels, from the affinity of each position to 7x7 context regions.
+
+    Half of the channels is mixed with k x k kernels, half with K x K, each in 2 * heads groups.
+    A map smaller than K is enlarged for it and the result pooled back.
+
+    Shape:  values (B, C, H, W), query (B, C, H, W), context (B, P, H, W) -> (B, C, H, W).
+    Cost:   per position C^2 / 2 for the query, 49 * C / 2 for the affinities, G * 49 * (k^2 + K^2)
+            for the logits, (k^2 + K^2) * C / 2 for the sums; 49 * P * C / 2 per image for the key;
+            G = 2 * heads.
+    Raises: ValueError for channels that the groups do not divide, and for even kernels.
+    Source: arXiv:2502.20087, section 3; LMMMEng/OverLoCK@2c8ab3b.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        context_channels: int,
+        kernel_size: int,
+        *,
+        small_kernel_size: int = 5,
+        heads: int = 1,
+    ) -> None:
+        super().__init__()
+        self.groups = 2 * heads
+        self.kernel_sizes = (small_kernel_size, kernel_size)
+        _check(channels, heads, self.kernel_sizes)
+        # sqrt(2) smaller than the usual 1 / sqrt(head width), as the authors' code has it
+        self.scale = (channels / self.groups) ** -0.5
+        half = channels // 2
+        self.query = conv_norm(channels, half)
+        self.key = nn.Sequential(nn.AdaptiveAvgPool2d(_REGIONS), *conv_norm(context_channels, half))
+        self.projection = nn.Conv2d(_REGIONS**2, sum(k * k for k in self.kernel_sizes), 1)
+        small, large = (2 * k - 1 for k in self.kernel_sizes)
+        self.small_bias = nn.Parameter(torch.zeros(self.groups, small, small))
+        self.large_bias = nn.Parameter(torch.zeros(self.groups, large, large))
+
+    def forward(self, values: Tensor, query: Tensor, context: Tensor) -> Tensor:
+        """Return the values mixed by the kernels of each position."""
+        height, width = values.shape[-2:]
+        kernels = self.kernels(query, context)
+        halves = self._enlarge(values).chunk(2, dim=1)
+        mixed = [
+            aggregate(_grouped(half, self.groups), kernel, kernel_size).flatten(1, 2)
+            for half, kernel, kernel_size in zip(halves, kernels, self.kernel_sizes, strict=True)
+        ]
+        y = torch.cat(mixed, dim=1)
+        small = min(height, width) < max(self.kernel_sizes)
+        return F.adaptive_avg_pool2d(y, (height, width)) if small else y
+
+    def kernels(self, query: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both windows' kernels, (B, G, taps, H, W), on the enlarged map if it is small.
+
+        The taps are those of the shifted window, row by row, and sum to one.
+        """
+        query, context = self._enlarge(query), self._enlarge(context)
+        height, width = query.shape[-2:]
+        query_BGCN = _grouped(self.query(query) * self.scale, self.groups).flatten(3)
+        key_BGLC = _grouped(self.key(context), self.groups).flatten(3).transpose(2, 3)
+        affinity = (key_BGLC @ query_BGCN).reshape(-1, _REGIONS**2, height, width)
+        logits = self.projection(affinity).reshape(len(query), self.groups, -1, height, width)
+        small, large = logits.split([k * k for k in self.kernel_sizes], dim=2)
+        return (
+            (small + spread_bias(self.small_bias, height, width)).softmax(2),
+            (large + spread_bias(self.large_bias, height, width)).softmax(2),
+        )
+
+    def _enlarge(self, x: Tensor) -> Tensor:
+        short, kernel_size = min(x.shape[-2:]), max(self.kernel_sizes)
+        if short >= kernel_size:
+            return x
+        height, width = (kernel_size * side // short for side in x.shape[-2:])
+        return F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+
+
+def _grouped(x: Tensor, groups: int) -> Tensor:
+    """Return (B, groups * C, H, W) as (B, groups, C, H, W)."""
+    return x.reshape(len(x), groups, -1, *x.shape[-2:])
+
+
+def _check(channels: int, heads: int, kernel_sizes: tuple[int, int]) -> None:
+    if heads < 1 or channels % (4 * heads):
+        raise ValueError(
+            f"ContMix cuts each half of the channels in 2 * heads groups; got channels={channels} "
+            f"and heads={heads}. Give a multiple of {4 * max(1, heads)} channels."
+        )
+    if any(size < 1 or size % 2 == 0 for size in kernel_sizes):
+        raise ValueError(f"ContMix needs odd kernels to stay centred; got {kernel_sizes}.")
+
+
+class ContextMixer(nn.Module):
+    """The branch of a dynamic block: ContMix beside a large static kernel, both gated.
+
+    The query is made from the first C of the channels that come in, the key from the last P.
+    `features` makes the C channels that are mixed.
+
+    Shape:  (B, D, H, W) -> (B, D, H, W).
+    Cost:   that of ContMix, of `features` and `values`, and per position C * (2 * C + R + D) with R
+            that of DilatedReparam for one channel; 2 * C * max(16, C // 8) per image.
+    Source: arXiv:2502.20087, section 3; LMMMEng/OverLoCK@2c8ab3b.
+    """
+
+    def __init__(
+        self,
+        contmix: ContMix,
+        *,
+        channels: tuple[int, int, int],
+        features: nn.Module,
+        values: nn.Module,
+        folded: bool,
+    ) -> None:
+        super().__init__()
+        width, self.context_channels, total = channels
+        self.width = width
+        kernel_size = contmix.kernel_sizes[1]
+        self.features, self.values, self.contmix = features, values, contmix
+        self.gate = conv_norm(width, width, nn.SiLU())
+        self.local = nn.Sequential(
+            DilatedReparam(width, kernel_size, folded=folded), nn.BatchNorm2d(width)
+        )
+        self.fuse = conv_norm(width, width)
+        self.excite = SqueezeExcite(width)
+        self.project = nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, total, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the gated sum of dynamic and static mixing."""
+        features = self.features(x)
+        mixed = self.contmix(self.values(features), *self._query_and_context(x))
+        y = self.excite(self.fuse(mixed) + self.local(features))
+        return self.project(self.gate(features) * y)  # type: ignore[no-any-return]
+
+    def kernels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the kernels that `forward` mixes with, see `ContMix.kernels`."""
+        return self.contmix.kernels(*self._query_and_context(x))
+
+    def _query_and_context(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x[:, : self.width], x[:, -self.context_channels :]
+
+
+class ResidualMix(nn.Module):
+    """The skeleton of a dynamic block: a mixer and a feed-forward part, each beside the identity.
+
+    Shape:  (B, D, H, W) -> (B, D, H, W).
+    Cost:   that of the mixer and D * 18 + hidden * (2 * D + 9) MACs per position.
+    Source: arXiv:2502.20087, section 3; LMMMEng/OverLoCK@2c8ab3b.
+    """
+
+    def __init__(self, mixer: ContextMixer, *, channels: int, hidden: int, rate: float) -> None:
+        super().__init__()
+        self.local1, self.local2 = ResidualDepthwise(channels), ResidualDepthwise(channels)
+        self.norm1 = LayerNorm2d(channels, eps=1e-6)
+        self.norm2 = LayerNorm2d(channels, eps=1e-6)
+        self.scale1, self.scale2 = LayerScale(channels), LayerScale(channels)
+        self.mixer = mixer
+        self.ffn = feed_forward(channels, hidden)
+        self.drop_path = drop_path(rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix over space and context, then over channels."""
+        x = self.local1(x)
+        x = self.scale1(x) + self.drop_path(self.mixer(self.norm1(x)))
+        x = self.local2(x)
+        return self.scale2(x) + self.drop_path(self.ffn(self.norm2(x)))  # type: ignore[no-any-return]
+
+    def kernels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the kernels that `forward` mixes with, see `ContMix.kernels`."""
+        return self.mixer.kernels(self.norm1(self.local1(x)))
+
+
+class ContMixBlock(nn.Module):
+    """The block that mixes a map with its own context, to put into any network.
+
+    Shape:  (B, C, H, W) -> (B, C, H, W).
+    Cost:   that of ContMix with P = C, C * (4 * C + R + 18) + hidden * (2 * C + 9) MACs per
+            position with R that of DilatedReparam for one channel and hidden = ratio * C, and
+            2 * C * max(16, C // 8) per image.
+    Raises: ValueError for channels that are no multiple of 4 * heads, for even kernels, and for a
+            kernel size that DilatedReparam does not know.
+    Source: arXiv:2502.20087, section 3; LMMMEng/OverLoCK@2c8ab3b, contmix.py.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int = 7,
+        *,
+        small_kernel_size: int = 5,
+        heads: int = 1,
+        ratio: int = 4,
+        drop_path_rate: float = 0.0,
+        folded: bool = False,
+    ) -> None:
+        super().__init__()
+        mixer = ContextMixer(
+            ContMix(
+                channels,
+                channels,
+                kernel_size,
+                small_kernel_size=small_kernel_size,
+                heads=heads,
+            ),
+            channels=(channels, channels, channels),
+            features=nn.Identity(),
+            values=conv_norm(channels, channels),
+            folded=folded,
+        )
+        self.block = ResidualMix(
+            mixer, channels=channels, hidden=ratio * channels, rate=drop_path_rate
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map, mixed."""
+        return self.block(x)  # type: ignore[no-any-return]
+
+    def kernels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the kernels that `forward` mixes with, see `ContMix.kernels`."""
+        return self.block.kernels(x)
+
+
+class DynamicBlock(nn.Module):
+    """OverLoCK's block: the kernels that mix the features are made from a context prior.
+
+    The first block of a network takes the prior as it is; each later one adds the initial prior to
+    it. What comes out is features and prior, side by side.
+
+    Shape:  x (B, C, H, W), context and reference (B, P, H, W) -> (B, C + P, H, W).
+    Cost:   that of ContMix, and with D = C + P per position 9 * D + C * D for the features,
+            C * (2 * C + R + D) for the rest of the mixer, R that of DilatedReparam for one channel,
+            and 18 * D + hidden * (2 * D + 9) with hidden = ratio * C; 2 * C * max(16, C // 8) per
+            image.
+    Raises: ValueError for channels that are no multiple of 4 * heads, for even kernels, and for a
+            kernel size that DilatedReparam does not know.
+    Source: arXiv:2502.20087, section 3; LMMMEng/OverLoCK@2c8ab3b.
+    """
+
+    def __init__(  # noqa: PLR0913 - the numbers that the paper names
+        self,
+        channels: int,
+        context_channels: int,
+        kernel_size: int,
+        *,
+        small_kernel_size: int = 5,
+        heads: int = 1,
+        ratio: int = 3,
+        first: bool = False,
+        drop_path_rate: float = 0.0,
+        folded: bool = False,
+    ) -> None:
+        super().__init__()
+        total = channels + context_channels
+        self.first = first
+        if not first:
+            self.context_scale = LayerScale(context_channels)
+            self.reference_scale = LayerScale(context_channels)
+        mixer = ContextMixer(
+            ContMix(
+                channels,
+                context_channels,
+                kernel_size,
+                small_kernel_size=small_kernel_size,
+                heads=heads,
+            ),
+            channels=(channels, context_channels, total),
+            features=_fuse(total, channels),
+            values=nn.Identity(),
+            folded=folded,
+        )
+        self.block = ResidualMix(
+            mixer, channels=total, hidden=ratio * channels, rate=drop_path_rate
+        )
+
+    def forward(self, x: Tensor, context: Tensor, reference: Tensor) -> Tensor:
+        """Return the features and the prior after the block, unsplit."""
+        return self.block(self._join(x, context, reference))  # type: ignore[no-any-return]
+
+    def kernels(self, x: Tensor, context: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the kernels that `forward` mixes with, see `ContMix.kernels`."""
+        return self.block.kernels(self._join(x, context, reference))
+
+    def _join(self, x: Tensor, context: Tensor, reference: Tensor) -> Tensor:
+        if not self.first:
+            context = self.context_scale(context) + self.reference_scale(reference)
+        return torch.cat([x, context], dim=1)
+
+
+def _fuse(channels: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+        nn.BatchNorm2d(channels),
+        nn.GELU(),
+        nn.Conv2d(channels, width, 1),
+        GRN(width),
+    )
+
+
+_SOURCE = "arXiv:2502.20087, section 3; LMMMEng/OverLoCK@2c8ab3b"
+
+CONTMIX = OpSpec(
+    build=lambda: ContMixBlock(8, 7, small_kernel_size=3),
+    inputs=lambda b, h, w: (torch.randn(b, 8, h, w),),
+    source=_SOURCE,
+)
+DYNAMIC_BLOCK = OpSpec(
+    build=lambda: DynamicBlock(8, 4, 7, small_kernel_size=3),
+    inputs=lambda b, h, w: (
+        torch.randn(b, 8, h, w),
+        torch.randn(b, 4, h, w),
+        torch.randn(b, 4, h, w),
+    ),
+    source=_SOURCE,
+)
