@@ -24,10 +24,12 @@ format: .venv/test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# speed and memory of counting beside other counters, on one thread; about 20 minutes
+# speed and memory on one thread: of counting beside other counters, about 20 minutes; of the
+# operators beside the obvious formulation, about 5 minutes
 benchmark: .venv/run
 	$(INSTALL) --editable '.[bench]'
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/counting.py --out $(OUT)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/operators.py --out $(OUT)
 
 clean:
 	rm -rf .venv

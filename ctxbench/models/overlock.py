@@ -285,14 +285,27 @@ TINY: dict[str, object] = {
     "stem": "small",
     "num_classes": 10,
 }
+# of about the same size
+_BASELINES = {"t": "convnext_tiny", "s": "convnext_small", "b": "convnext_base"}
 _SOURCE = "arXiv:2502.20087; LMMMEng/OverLoCK@2c8ab3b"
 
 SPECS = {
     **{
-        f"overlock_{size}": ModelSpec(overlock, source=_SOURCE, preset=preset, loss=overlock_loss)
+        f"overlock_{size}": ModelSpec(
+            overlock,
+            source=_SOURCE,
+            preset=preset,
+            baseline=_BASELINES.get(size),
+            loss=overlock_loss,
+        )
         for size, preset in _FLAVOURS.items()
     },
     "overlock_tiny": ModelSpec(
-        overlock, source=_SOURCE, preset=TINY, image_px=32, loss=overlock_loss
+        overlock,
+        source=_SOURCE,
+        preset=TINY,
+        baseline="convnext_nano",
+        image_px=32,
+        loss=overlock_loss,
     ),
 }

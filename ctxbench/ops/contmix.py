@@ -31,7 +31,7 @@ class ContMix(nn.Module):
     Shape:  values (B, C, H, W), query (B, C, H, W), context (B, P, H, W) -> (B, C, H, W).
     Cost:   per position C^2 / 2 for the query, 49 * C / 2 for the affinities, G * 49 * (k^2 + K^2)
             for the logits, (k^2 + K^2) * C / 2 for the sums; 49 * P * C / 2 per image for the key;
-            G = 2 * heads.
+            G = 2 * heads. The positions are those of the enlarged map.
     Raises: ValueError for channels that the groups do not divide, and for even kernels.
     Source: arXiv:2502.20087, section 3; LMMMEng/OverLoCK@2c8ab3b.
     """
@@ -93,7 +93,11 @@ class ContMix(nn.Module):
         short, kernel_size = min(x.shape[-2:]), max(self.kernel_sizes)
         if short >= kernel_size:
             return x
-        height, width = (kernel_size * side // short for side in x.shape[-2:])
+        # in floating point, as in the authors' code: 17 over 7 times 21 is 50 there, not 51
+        height, width = (
+            kernel_size if side == short else int(kernel_size / short * side)
+            for side in x.shape[-2:]
+        )
         return F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
 
 
@@ -116,7 +120,7 @@ class ContextMixer(nn.Module):
     """The branch of a dynamic block: ContMix beside a large static kernel, both gated.
 
     The query is made from the first C of the channels that come in, the key from the last P.
-    `features` makes the C channels that are mixed.
+    `features` makes the C channels that are mixed; `channels` are (C, P, D).
 
     Shape:  (B, D, H, W) -> (B, D, H, W).
     Cost:   that of ContMix, of `features` and `values`, and per position C * (2 * C + R + D) with R

@@ -72,6 +72,8 @@ class ContextualConv2d(nn.Module):
         self.reset_parameters()
 
     def _offset_net(self, seen: int, hidden: int, norm: Norm) -> nn.Sequential:
+        import torchvision.ops  # noqa: F401 - deform_conv2d; the import fails inside a traced forward
+
         taps = self.kernel_size[0] ** 2
         return nn.Sequential(
             nn.Conv2d(seen, hidden, 1),

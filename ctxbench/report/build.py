@@ -20,9 +20,10 @@ COMMANDS = {
     "claims": "ctxbench claims",
     "layers": "ctxbench flops coresnet50 --against resnet50 --per-layer",
     "counting": "make benchmark",
+    "operators": "make benchmark",
 }
 # the tables with files of their own; the others are for a README
-_FILED = ("costs", "claims", "counting")
+_FILED = ("costs", "claims", "counting", "operators")
 _FORMATS: tuple[Format, ...] = ("csv", "md")
 _IMAGES = ("png", "svg")
 
@@ -67,7 +68,7 @@ def _read(raw: Path) -> tuple[dict[str, list[Row]], list[str]]:
     """Read the rows of every kind that is shown, and note what is not."""
     found = {kind: read_rows(kind, raw=raw) for kind in COMMANDS}
     if not any(read.rows for read in found.values()):
-        ways = "; ".join(_command(kind, raw) for kind in COMMANDS)
+        ways = "; ".join(dict.fromkeys(_command(kind, raw) for kind in COMMANDS))
         raise RecordsError(f"There are no rows in {raw} to report. Make some: {ways}")
     notes = [note for read in found.values() for note in read.notes]
     known = {f"{kind}.jsonl" for kind in COMMANDS}

@@ -23,6 +23,10 @@ _HEADLINE = (
     "paper", "networks", "table", "params_published", "params_ours", "params_verdict",
     "gflops_published", "gflops_ours", "gflops_convention", "gflops_verdict", "compared",
 )  # fmt: skip
+_OPERATORS = (
+    "operator", "case", "formulation", "form", "task", "median_ms", "ratio_to_obvious",
+    "ratio_low", "ratio_high", "peak_mib", "max_difference",
+)  # fmt: skip
 _HEADINGS = {
     "model": "network",
     "input_shape": "input",
@@ -41,6 +45,7 @@ _HEADINGS = {
     "gflops_verdict": "verdict",
     "compared": "beside another network",
     "median_s": "median (s)",
+    "median_ms": "median (ms)",
     "peak_mib": "peak (MiB)",
 }
 
@@ -71,6 +76,11 @@ def counting(rows: Iterable[Row]) -> DataFrame:
     keys = list(dict.fromkeys(key for row in found for key in row))
     nested = {key for row in found for key in row if isinstance(row[key], dict | list)}
     return _frame(found, [key for key in keys if key not in nested])
+
+
+def operators(rows: Iterable[Row]) -> DataFrame:
+    """Make a row for each form of an operator at one shape, forward and in training."""
+    return _frame(latest(rows, *_OPERATORS[:5]), _OPERATORS)
 
 
 def verdicts(rows: Iterable[Row]) -> DataFrame:
@@ -104,6 +114,7 @@ TABLES = {
     "costs": Table("costs", costs),
     "claims": Table("claims", claims),
     "counting": Table("counting", counting),
+    "operators": Table("operators", operators),
     "verdicts": Table("claims", verdicts),
     "headline": Table("claims", headline),
 }

@@ -62,6 +62,9 @@ def test_flops_says_where_two_networks_differ(run):
     assert [line.split()[1] for line in out.splitlines() if line.endswith("no")] == ["fc"]
 
 
+TINY_RESNETS = ["cgc_resnet_tiny", "coresnet_tiny", "ctx_resnet_tiny", "resnet_tiny"]
+
+
 def test_flops_takes_patterns_sizes_batches_and_conventions(run):
     code, out, _ = run(
         "flops", "*resnet_tiny", "--image-size", "24x40", "--batch", "2",
@@ -69,11 +72,12 @@ def test_flops_takes_patterns_sizes_batches_and_conventions(run):
     )  # fmt: skip
     assert code == 0
     rows = json.loads(out)
-    assert [row["model"] for row in rows] == ["coresnet_tiny", "resnet_tiny"]
-    assert rows[0]["input_shape"] == [2, 3, 24, 40]
-    assert rows[0]["flops"] == 2 * rows[0]["macs"]
-    assert rows[0]["torch_macs"] == rows[0]["comparable_macs"] == rows[0]["macs"]
-    assert rows[0]["conventions"]["fvcore"] > rows[0]["macs"]
+    assert [row["model"] for row in rows] == TINY_RESNETS
+    plain = rows[-1]
+    assert plain["input_shape"] == [2, 3, 24, 40]
+    assert plain["flops"] == 2 * plain["macs"]
+    assert plain["torch_macs"] == plain["comparable_macs"] == plain["macs"]
+    assert plain["conventions"]["fvcore"] > plain["macs"]
 
 
 UNCOUNTED = """
@@ -178,14 +182,13 @@ def test_a_bug_keeps_its_traceback_and_is_no_verdict(run, monkeypatch):
 
 def test_a_pattern_keeps_its_options(run):
     _, out, _ = run("flops", "*resnet_tiny:width=8", "--format", "csv")
-    assert [line.split(",")[0] for line in out.splitlines()[1:]] == [
-        "coresnet_tiny:width=8", "resnet_tiny:width=8",
-    ]  # fmt: skip
+    names = [line.split(",")[0] for line in out.splitlines()[1:]]
+    assert names == [f"{name}:width=8" for name in TINY_RESNETS]
 
 
 def test_the_command_in_a_row_can_be_run_again(run, tmp_path):
     run("flops", "*resnet_tiny", "--quiet")
-    (row, _) = read_rows("costs", raw=tmp_path / "results/raw").rows
+    (row, *_) = read_rows("costs", raw=tmp_path / "results/raw").rows
     assert row["stamp"]["command"] == "ctxbench flops '*resnet_tiny' --quiet"
 
 

@@ -9,7 +9,10 @@ from ctxbench.measure.flops import count
 from ctxbench.models import MODELS, create_model, resolve, without_weights
 from ctxbench.spec import options_of
 
-NARROW = {"width": "16", "widths": "64,64,64,64,32,16", "latent": "32"}
+NARROW = {
+    "width": "16", "widths": "64,64,64,64,32,16", "latent": "32",
+    "channels": "16,16,16,16", "heads": "1,1",
+}  # fmt: skip
 
 every_network = pytest.mark.parametrize("name", sorted(MODELS))
 

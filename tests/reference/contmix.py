@@ -63,7 +63,7 @@ def enlarged(x, kernel_size):
     short, long = sorted(x.shape[-2:])
     if short >= kernel_size:
         return x
-    other = kernel_size * long // short
+    other = int(kernel_size / short * long)
     size = (kernel_size, other) if x.shape[-2] == short else (other, kernel_size)
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.report.rows import CLAIMS, COSTS, LAYERS, STAMP
+from tests.report.rows import CLAIMS, COSTS, LAYERS, OPERATORS, STAMP
 
 
 @pytest.fixture
@@ -20,6 +20,7 @@ def save_rows():
 @pytest.fixture
 def raw(tmp_path, save_rows):
     """A folder with rows of every kind but `counting`."""
-    for kind, rows in {"claims": CLAIMS, "costs": COSTS, "layers": LAYERS}.items():
+    kinds = {"claims": CLAIMS, "costs": COSTS, "layers": LAYERS, "operators": OPERATORS}
+    for kind, rows in kinds.items():
         save_rows(tmp_path / "raw", kind, rows)
     return tmp_path / "raw"

@@ -56,6 +56,15 @@ LAYERS = [
     layer("layer1.0.bn2", 0, kind="BatchNorm2d", against_kind="BatchNorm2d"),
     layer("fc", 1_000_000),
 ]
+OPERATORS = [
+    {
+        "operator": "mix", "case": "8 channels", "formulation": "by views", "form": form,
+        "task": task, "median_ms": 2.5, "ratio_to_obvious": 0.5, "ratio_low": 0.4,
+        "ratio_high": 0.6, "peak_mib": 3.0, "max_difference": 1e-7, "seconds": [0.002, 0.003],
+    }
+    for form in ("ours", "obvious")
+    for task in ("forward", "training")
+]  # fmt: skip
 COUNTING = [
     {"model": "plain", "counter": "ours", "median_s": 0.5, "macs": 12345678901, "runs": 5},
     {"model": "plain", "counter": "theirs", "median_s": 0.7, "macs": None, "all_s": [0.7, 0.8]},

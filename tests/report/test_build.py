@@ -11,6 +11,7 @@ from tests.report.rows import COUNTING, cost
 
 MADE = [
     "tables/costs.csv", "tables/costs.md", "tables/claims.csv", "tables/claims.md",
+    "tables/operators.csv", "tables/operators.md",
     "figures/claims.png", "figures/claims.svg", "figures/parity.png", "figures/parity.svg",
 ]  # fmt: skip
 
@@ -58,8 +59,8 @@ def test_a_file_that_lost_its_rows_is_removed_and_others_are_kept(raw, tmp_path,
     (raw / "counting.jsonl").unlink()
     (note,) = build_report(raw, tmp_path / "out").notes
     assert "removed counting.csv, counting.md" in note
-    left = {path.name for path in (tmp_path / "out/tables").iterdir()}
-    assert left == {"costs.csv", "costs.md", "claims.csv", "claims.md", "mine.csv"}
+    left = {f"tables/{path.name}" for path in (tmp_path / "out/tables").iterdir()}
+    assert left == {*MADE[:6], "tables/mine.csv"}
 
 
 def test_layers_of_another_pair_make_no_parity_figure(raw, tmp_path):

@@ -3,8 +3,17 @@ import io
 
 import pytest
 
-from ctxbench.report.tables import TABLES, claims, costs, counting, headline, text, verdicts
-from tests.report.rows import CLAIMS, COSTS, COUNTING, cost, counted
+from ctxbench.report.tables import (
+    TABLES,
+    claims,
+    costs,
+    counting,
+    headline,
+    operators,
+    text,
+    verdicts,
+)
+from tests.report.rows import CLAIMS, COSTS, COUNTING, OPERATORS, cost, counted
 
 
 def read_csv(frame):
@@ -29,6 +38,11 @@ def test_the_latest_verdict_on_a_claim_wins():
 def test_the_latest_time_of_each_counter_wins():
     table = counting([*COUNTING, {**COUNTING[0], "median_s": 0.25}])
     assert table["median_s"].tolist() == [0.25, 0.7]
+
+
+def test_the_latest_time_of_each_form_and_task_wins():
+    table = operators([*OPERATORS, {**OPERATORS[0], "median_ms": 0.25}])
+    assert table["median_ms"].tolist() == [0.25, 2.5, 2.5, 2.5]
 
 
 def test_integers_stay_exact_beside_empty_cells():
