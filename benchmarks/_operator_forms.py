@@ -17,7 +17,6 @@ from torchvision.ops import deform_conv2d
 
 from ctxbench.ops import CGConv2d, CoConv2d, ContextualConv2d, DilatedReparam, DynamicBlock, contmix
 from ctxbench.ops._neighbourhood import aggregate
-from ctxbench.ops._per_sample import deform_conv2d_per_sample
 
 BATCH = 4
 CONTEXT = 64  # width of the vector that a contextual convolution sees besides its map
@@ -92,7 +91,7 @@ def _cgc(batch, channels, size):
     op, x = CGConv2d(channels, channels).eval(), _map(batch, channels, size)
     plain = nn.Conv2d(channels, channels, 3, padding=1)
     return [
-        _form("ours", "one grouped convolution", op, x),
+        _form("ours", "grouped convolution, unfold where patches are few", op, x),
         _form("obvious", "unfold + matmul", op, x, call=_gated_unfold),
         _form("plain", "convolution 3x3", plain, x),
     ]
@@ -115,9 +114,9 @@ def _unfold_matmul(x, weight_BOCYX, bias):
 def _ctxconv(batch, channels, size):
     op, inputs = _contextual(batch, channels, size, 3)
     return [
-        _form("ours", "one grouped deform_conv2d", op, *inputs),
+        _form("ours", "weighted lookups + matmul", op, *inputs),
         _form("obvious", "grid_sample a tap + einsum", op, *inputs, call=_sampled_einsum),
-        _form("obvious", "one deform_conv2d a sample", op, *inputs, call=_one_a_sample),
+        _form("obvious", "deform_conv2d, a group a sample", op, *inputs, call=_deformed),
         _form("plain", "convolution 3x3", nn.Conv2d(channels, channels, 3, padding=1), inputs[0]),
     ]
 
@@ -125,8 +124,9 @@ def _ctxconv(batch, channels, size):
 def _ctxconv_depthwise(batch, channels, size, kernel):
     op, inputs = _contextual(batch, channels, size, kernel, groups=channels)
     return [
-        _form("ours", "one depthwise deform_conv2d", op, *inputs),
+        _form("ours", "weighted lookups, tap by tap", op, *inputs),
         _form("obvious", "block-diagonal deform_conv2d", op, *inputs, call=_scattered),
+        _form("obvious", "deform_conv2d, a group a channel", op, *inputs, call=_deformed),
         _depthwise(channels, kernel, inputs[0]),
     ]
 
@@ -134,7 +134,7 @@ def _ctxconv_depthwise(batch, channels, size, kernel):
 def _ctxconv_kernels(batch, channels, size):
     op, inputs = _contextual(batch, channels, size, 3, parts="kernels")
     return [
-        _form("ours", "one grouped convolution", op, *inputs),
+        _form("ours", "grouped convolution, unfold where patches are few", op, *inputs),
         _form("obvious", "unfold + matmul", op, *inputs, call=_kernels_unfold),
         _form("plain", "convolution 3x3", nn.Conv2d(channels, channels, 3, padding=1), inputs[0]),
     ]
@@ -178,29 +178,22 @@ def _sample(x, offset, down, right):
     return F.grid_sample(x, grid, "bilinear", "zeros", align_corners=True)
 
 
-def _one_a_sample(op, x, context):
-    offset, mask = op.sampling(x, context)
-    samples = zip(x, offset, op.kernels(x, context), mask, strict=True)
-    return torch.cat(
-        [
-            deform_conv2d(
-                one[None], moved[None], weight, op.bias, padding=op.padding, mask=factor[None]
-            )
-            for one, moved, weight, factor in samples
-        ]
-    )
+def _deformed(op, x, context, kernels_BOCYX=None):
+    """Convolve with the samples as groups of one batch element."""
+    kernels_BOCYX = op.kernels(x, context) if kernels_BOCYX is None else kernels_BOCYX
+    offset, mask = (part.flatten(0, 1)[None] for part in op.sampling(x, context))
+    together = x.flatten(0, 1)[None]
+    y = deform_conv2d(together, offset, kernels_BOCYX.flatten(0, 1), padding=op.padding, mask=mask)
+    return y.reshape(len(x), -1, *y.shape[2:]) + op.bias[:, None, None]
 
 
 def _scattered(op, x, context):
     """Put every sample's depthwise kernels on the diagonal of a dense one."""
     kernels_BC1YX = op.kernels(x, context)
     diagonal = torch.arange(op.in_channels)
-    dense = x.new_zeros(len(x), op.in_channels, *kernels_BC1YX.shape[1:2], *op.kernel_size)
+    dense = x.new_zeros(len(x), op.in_channels, op.in_channels, *op.kernel_size)
     dense[:, diagonal, diagonal] = kernels_BC1YX[:, :, 0]
-    y = deform_conv2d_per_sample(
-        x, dense, *op.sampling(x, context), stride=(1, 1), padding=op.padding, dilation=(1, 1)
-    )
-    return y + op.bias[:, None, None]
+    return _deformed(op, x, context, dense)
 
 
 def _kernels_unfold(op, x, context):
@@ -302,7 +295,7 @@ _DENSE = "{channels}->{channels}, 3x3, {size}x{size}"
 _DEPTHWISE = "{channels} channels, {kernel}x{kernel}, {size}x{size}"
 CASES = [
     *_cases("coconv", _coconv, f"{_DENSE}, {{levels}} levels", (64, 56, 4), (128, 28, 3)),
-    *_cases("cgc", _cgc, _DENSE, (64, 56), (256, 14)),
+    *_cases("cgc", _cgc, _DENSE, (64, 56), (256, 14), (512, 7)),
     *_cases("ctxconv", _ctxconv, _DENSE, (128, 28), (512, 7)),
     *_cases("ctxconv depthwise", _ctxconv_depthwise, _DEPTHWISE, (192, 7, 28), (384, 7, 14)),
     *_cases("ctxconv kernels only", _ctxconv_kernels, _DENSE, (128, 28), (512, 7)),

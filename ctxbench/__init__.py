@@ -12,12 +12,26 @@ if TYPE_CHECKING:
     from ctxbench.errors import CtxbenchError
     from ctxbench.measure.flops import Count, count
     from ctxbench.models import create_model, list_models, load_checkpoint, replace_conv
-    from ctxbench.ops import CoConv2d
+    from ctxbench.ops import (
+        CGConv2d,
+        CoConv2d,
+        ContextualConv2d,
+        ContMixBlock,
+        DilatedReparam,
+        DynamicBlock,
+        RepConvBlock,
+    )
 
 __all__ = [
+    "CGConv2d",
     "CoConv2d",
+    "ContMixBlock",
+    "ContextualConv2d",
     "Count",
     "CtxbenchError",
+    "DilatedReparam",
+    "DynamicBlock",
+    "RepConvBlock",
     "count",
     "create_model",
     "list_models",
@@ -26,7 +40,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CGConv2d": "ctxbench.ops",
     "CoConv2d": "ctxbench.ops",
+    "ContMixBlock": "ctxbench.ops",
+    "ContextualConv2d": "ctxbench.ops",
+    "DilatedReparam": "ctxbench.ops",
+    "DynamicBlock": "ctxbench.ops",
+    "RepConvBlock": "ctxbench.ops",
     "CtxbenchError": "ctxbench.errors",
     "Count": "ctxbench.measure.flops",
     "count": "ctxbench.measure.flops",

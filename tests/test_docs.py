@@ -51,7 +51,7 @@ def test_every_command_in_the_readme_exists_with_its_options():
 
 
 def test_every_network_in_the_readme_can_be_resolved():
-    specs = set(re.findall(r"`((?:co)?resnet\d+(?::\w+=[\w,]+)*)`", README))
+    specs = set(re.findall(r"`((?:co|ctx_|cgc_)?resnet\d+(?::\w+=[\w,]+)*)`", README))
     assert len(specs) >= 3
     for spec in specs:
         resolve(spec)

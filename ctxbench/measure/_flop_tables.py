@@ -28,7 +28,7 @@ _REDUCTIONS = """
     sum mean var std var_mean std_mean norm linalg_vector_norm frobenius_norm prod amax amin max
     min aminmax argmax argmin any all logsumexp count_nonzero median mode sort argsort topk
     kthvalue nansum nanmean nanmedian linalg_norm linalg_matrix_norm pairwise_distance trace
-    bincount histc unique_dim _unique2 embedding_bag
+    bincount histc unique_dim _unique2
 """
 _POOLINGS = """
     max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d
@@ -78,6 +78,7 @@ RULES: dict[str, Rule] = {
     "aten::linalg_vecdot": rules.vector_products,
     "aten::cosine_similarity": rules.vector_products,
     "aten::cdist": rules.distances,
+    "aten::embedding_bag": rules.per_output("sampling"),  # weighted or not, a lookup
     "torchvision::roi_align": rules.per_output("sampling"),
     "torchvision::ps_roi_align": rules.per_output("sampling"),
     "torchvision::roi_pool": rules.per_output("pooling"),

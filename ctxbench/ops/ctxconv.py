@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ctxbench.ops._conv import check_replaceable, take_over
 from ctxbench.ops._norm import LayerNorm2d
-from ctxbench.ops._per_sample import conv2d_per_sample, deform_conv2d_per_sample
+from ctxbench.ops._per_sample import conv2d_per_sample
+from ctxbench.ops._sampling import Window, dense_conv, depthwise_conv, sample
 from ctxbench.ops._spec import OpSpec
 
 Parts = Literal["both", "offsets", "kernels"]
@@ -72,8 +73,6 @@ class ContextualConv2d(nn.Module):
         self.reset_parameters()
 
     def _offset_net(self, seen: int, hidden: int, norm: Norm) -> nn.Sequential:
-        import torchvision.ops  # noqa: F401 - deform_conv2d; the import fails inside a traced forward
-
         taps = self.kernel_size[0] ** 2
         return nn.Sequential(
             nn.Conv2d(seen, hidden, 1),
@@ -133,31 +132,49 @@ class ContextualConv2d(nn.Module):
         The batch is 1 if no kernel is changed (parts="offsets").
         """
         self._check_inputs(x, context)
-        if self.kernel_net is None:
+        change_BCT = self._change(x, context)
+        if change_BCT is None:
             return self.weight[None]
-        seen = x.mean((2, 3))
-        if context is not None:
-            seen = torch.cat([context, seen], dim=1)
-        dense = self.groups == 1  # then all output channels share one offset
-        shape = (1, self.in_channels) if dense else (self.in_channels, 1)
-        offset: Tensor = self.kernel_net(seen)
-        return self.weight + offset.reshape(len(x), *shape, *self.kernel_size)
+        # a dense convolution has one offset for all output channels
+        shape = (1, self.in_channels) if self.groups == 1 else (self.in_channels, 1)
+        return self.weight + change_BCT.reshape(-1, *shape, *self.kernel_size)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Convolve x where and with what the prior says."""
-        kernels = self.kernels(x, context)
         if self.offset_net is None:
             y = conv2d_per_sample(
-                x, kernels,
+                x, self.kernels(x, context),
                 stride=self.stride, padding=self.padding, dilation=self.dilation,
                 groups=self.groups,
             )  # fmt: skip
         else:
-            y = deform_conv2d_per_sample(
-                x, kernels, *self.sampling(x, context),
-                stride=self.stride, padding=self.padding, dilation=self.dilation,
-            )  # fmt: skip
+            y = self._displaced(x, context)
         return y if self.bias is None else y + self.bias[:, None, None]
+
+    def _change(self, x: Tensor, context: Tensor | None) -> Tensor | None:
+        """Return the kernel offset of every sample, (B, C, k * k)."""
+        if self.kernel_net is None:
+            return None
+        seen = x.mean((2, 3))
+        if context is not None:
+            seen = torch.cat([context, seen], dim=1)
+        change: Tensor = self.kernel_net(seen)
+        return change.reshape(len(x), self.in_channels, -1)
+
+    def _displaced(self, x: Tensor, context: Tensor | None) -> Tensor:
+        offset, mask = self.sampling(x, context)
+        # places need float32: half precision is whole pixels from 1024 on, bfloat16 from 128 on
+        exact = torch.promote_types(x.dtype, torch.float32)
+        window = Window(self.kernel_size[0], self.stride[0], self.dilation[0])
+        mask = None if mask is None else mask.to(exact)
+        samples = sample(x.to(exact), offset.to(exact), mask, window)
+        if self.groups == 1:
+            change = self._change(x, context)
+            change = None if change is None else change.to(exact)
+            y = dense_conv(samples, self.weight.to(exact), change)
+        else:
+            y = depthwise_conv(samples, self.kernels(x, context).to(exact).flatten(2))
+        return y.to(x.dtype).reshape(len(x), -1, *offset.shape[2:])
 
     def _check_inputs(self, x: Tensor, context: Tensor | None) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels:
