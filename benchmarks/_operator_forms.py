@@ -15,7 +15,16 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from ctxbench.ops import CGConv2d, CoConv2d, ContextualConv2d, DilatedReparam, DynamicBlock, contmix
+from ctxbench.ops import (
+    CGConv2d,
+    CoConv2d,
+    ContextualConv2d,
+    ContMixBlock,
+    DilatedReparam,
+    DynamicBlock,
+    RepConvBlock,
+    contmix,
+)
 from ctxbench.ops._neighbourhood import aggregate
 
 BATCH = 4
@@ -227,6 +236,15 @@ def _unfolded(values_BGCHW, weights_BGTHW, kernel_size):
     return torch.einsum("bgcthw,bgthw->bgchw", windows_BGCTHW, weights_BGTHW)
 
 
+def _contmix_block(batch, channels, size, kernel, heads):
+    op, x = ContMixBlock(channels, kernel, heads=heads).eval(), _map(batch, channels, size)
+    return [
+        _form("ours", "the block with our aggregation", op, x),
+        _form("obvious", "the block with unfold + index + einsum", op, x, call=_by_unfold),
+        _depthwise(channels, kernel, x),
+    ]
+
+
 def _dynamic_block(batch, channels, prior, size, kernel, heads):
     op = DynamicBlock(channels, prior, kernel, heads=heads).eval()
     x = _map(batch, channels, size)
@@ -243,17 +261,25 @@ def _by_unfold(op, *inputs):
         return op(*inputs)
 
 
-# dilated_reparam
+# dilated_reparam, repconv
 
 
 def _dilated_reparam(batch, channels, size, kernel):
-    x = _map(batch, channels, size)
-    branches = DilatedReparam(channels, kernel)
+    return _folding(DilatedReparam(channels, kernel), channels, kernel, _map(batch, channels, size))
+
+
+def _repconv(batch, channels, size, kernel):
+    return _folding(RepConvBlock(channels, kernel), channels, kernel, _map(batch, channels, size))
+
+
+def _folding(branches, channels, kernel, x):
     with torch.no_grad():
         branches(x)  # in training mode once: the batch norms get statistics to fold
     branches.eval()
     folded = deepcopy(branches)
-    folded.fold()
+    for module in [*folded.modules()]:
+        if isinstance(module, DilatedReparam):
+            module.fold()
     return [
         _form("ours", "folded into one convolution", folded, x),
         _form("obvious", "the sum of the branches", branches, x),
@@ -307,5 +333,9 @@ CASES = [
         "dynamic_block", _dynamic_block, f"{_DEPTHWISE}, prior {{prior}}, {{heads}} heads",
         (256, 13, 14, 84, 4),
     ),
+    *_cases(
+        "contmix", _contmix_block, f"{_DEPTHWISE}, {{heads}} heads", (64, 7, 28, 2)
+    ),
     *_cases("dilated_reparam", _dilated_reparam, _DEPTHWISE, (256, 13, 14)),
+    *_cases("repconv", _repconv, _DEPTHWISE, (256, 13, 14)),
 ]  # fmt: skip

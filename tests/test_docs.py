@@ -9,10 +9,11 @@ import typer
 from ctxbench.cli import app
 from ctxbench.measure.conventions import CONVENTIONS
 from ctxbench.measure.costs import Setting, count_spec, measure_costs
-from ctxbench.models import resolve
+from ctxbench.models import MODELS, resolve
 from ctxbench.records import as_row
 from ctxbench.render import show
 from ctxbench.report.build import build_report
+from ctxbench.spec import options_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -55,6 +56,12 @@ def test_every_network_in_the_readme_can_be_resolved():
     assert len(specs) >= 3
     for spec in specs:
         resolve(spec)
+
+
+def test_every_option_of_a_network_is_explained():
+    options = {option for known in MODELS.values() for option in options_of(known.build)}
+    rows = [line.split("|")[1] for line in README.splitlines() if line.startswith("| `")]
+    assert {option for option in options if not any(f"`{option}`" in row for row in rows)} == set()
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)

@@ -45,7 +45,7 @@ class Claim:
     condition: str
     source: str
     convention: str
-    image_px: int
+    image_px: int | None
     recipe: str | None = None
     reading: str | None = None
     against: str | None = None
@@ -99,7 +99,7 @@ def _claims_of(paper: dict[str, Any]) -> Iterator[Claim]:
                     condition=table["condition"],
                     source=table.get("source", paper["citation"]),
                     convention=paper["convention"],
-                    image_px=table["image_px"],
+                    image_px=table.get("image_px"),
                     recipe=None if metric in COUNTED else recipe,
                     reading=row.get("reading") if metric != PARITY else None,
                     against=row.get("against"),

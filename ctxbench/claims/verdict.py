@@ -33,10 +33,9 @@ from ctxbench.measure.flops import Count
 from ctxbench.measure.parity import compare
 
 _CLOSE = 0.02
-_COMPARED = (EXTRA_PARAMS, PARAMS_SHARE, GFLOPS_SHARE)
 
-# (spec, image side in pixels) -> count
-CountSpec = Callable[[str, int], Count]
+# (spec, image side in pixels, None for the network's own) -> count
+CountSpec = Callable[[str, int | None], Count]
 Row = dict[str, Any]
 
 
@@ -57,6 +56,7 @@ class ClaimRow:
     model: str
     condition: str
     source: str
+    against: str | None = None
 
 
 def judge(claim: Claim, count: CountSpec) -> ClaimRow:
@@ -79,8 +79,9 @@ def _judge(claim: Claim, count: CountSpec) -> ClaimRow:
         counted = count(claim.model, claim.image_px)
         if claim.metric == PARITY:
             return _judge_parity(claim, counted, count(claim.published, claim.image_px))
-        if claim.against is not None and claim.metric in _COMPARED:
-            return _judge_comparison(claim, counted, count(claim.against, claim.image_px))
+        if claim.metric in _COMPARED:
+            against = count(claim.against or "", claim.image_px)
+            return _COMPARED[claim.metric](claim, counted, against)
     except UnknownNameError as error:
         if error.kind != "network":
             raise  # a mistake in the published data, not a network to come
@@ -140,37 +141,43 @@ def _judge_figure(claim: Claim, readings: dict[str, float], preferred: str) -> C
     )
 
 
-def _judge_comparison(claim: Claim, counted: Count, against: Count) -> ClaimRow:
-    """Judge a difference by its digits, and a share like "1/3" as the nearest of 1/2, 1/3, ..."""
-    if claim.metric == EXTRA_PARAMS:
-        extra = counted.params - against.params
-        same = str(extra) == claim.published
-        near = abs(extra / int(claim.published) - 1) <= _CLOSE
-        verdict = REPRODUCED if same else CLOSE if near else DIFFERS
-        return _row(
-            claim,
-            verdict,
-            ours=str(extra),
-            difference=extra / int(claim.published) - 1,
-            convention="parameters",
-            note=f"over {claim.against}",
-        )
-    names = {PARAMS_SHARE: "parameters", GFLOPS_SHARE: claim.convention}
-    share = _total(counted, names[claim.metric]) / _total(against, names[claim.metric])
-    one, _, parts = claim.published.partition("/")
-    nearest = f"1/{max(1, round(1 / share))}"
+def _judge_extra(claim: Claim, counted: Count, against: Count) -> ClaimRow:
+    """Judge a difference of parameters, which is printed to the last digit."""
+    extra, published = counted.params - against.params, int(claim.published)
+    near = CLOSE if abs(extra / published - 1) <= _CLOSE else DIFFERS
     return _row(
         claim,
-        REPRODUCED if nearest == claim.published else DIFFERS,
+        REPRODUCED if extra == published else near,
+        ours=str(extra),
+        difference=extra / published - 1,
+        convention="parameters",
+    )
+
+
+def _judge_share(claim: Claim, counted: Count, against: Count) -> ClaimRow:
+    """Judge a share like "1/3": the nearest of 1/2, 1/3, 1/4, ... must be that."""
+    name = "parameters" if claim.metric == PARAMS_SHARE else claim.convention
+    share = _total(counted, name) / _total(against, name)
+    nearest = max(1, round(1 / share))
+    return _row(
+        claim,
+        REPRODUCED if claim.published == f"1/{nearest}" else DIFFERS,
         ours=f"{share:.6f}",
-        difference=share * int(parts) / int(one) - 1,
-        convention=names[claim.metric],
-        note=f"of {claim.against}; of 1/2, 1/3, 1/4, ... the nearest is {nearest}",
+        difference=share * int(claim.published.removeprefix("1/")) - 1,
+        convention=name,
+        note=f"of 1/2, 1/3, 1/4, ... the nearest is 1/{nearest}",
     )
 
 
 def _total(counted: Count, name: str) -> int:
     return counted.params if name == "parameters" else counted.total(name)
+
+
+_COMPARED = {
+    EXTRA_PARAMS: _judge_extra,
+    PARAMS_SHARE: _judge_share,
+    GFLOPS_SHARE: _judge_share,
+}
 
 
 def _judge_parity(claim: Claim, counted: Count, against: Count) -> ClaimRow:
@@ -212,4 +219,5 @@ def _row(
         claim.model,
         claim.condition,
         claim.source,
+        claim.against,
     )

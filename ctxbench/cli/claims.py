@@ -10,6 +10,7 @@ _COLUMNS = {
     "table": "table",
     "row": "row",
     "metric": "metric",
+    "against": "against",
     "published": "published",
     "ours": "ours",
     "difference": "difference",
@@ -42,7 +43,12 @@ def claims(
     check_verdict(verdict)
     published = load_claims(paper)
     rows = [
-        as_row(judge(claim, lambda spec, px: count_spec(spec, Setting(image_size=(px, px)))[0]))
+        as_row(
+            judge(
+                claim,
+                lambda spec, px: count_spec(spec, Setting(image_size=(px, px) if px else None))[0],
+            )
+        )
         for claim in progress(published, "counting", quiet=quiet)
     ]
     append_rows("claims", rows, raw=out / "raw")

@@ -72,6 +72,7 @@ def flops(
         parity_of,
         warnings_of,
     )
+    from ctxbench.models import replaced_in
     from ctxbench.models.listing import expand
     from ctxbench.records import append_rows, as_row
     from ctxbench.render import render
@@ -83,6 +84,9 @@ def flops(
     costs: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
     notes: list[str] = []
+    for spec in expand(specs):
+        done = replaced_in(spec)
+        notes += [f"{spec}: {done}"] if done else []
     for spec in progress(expand(specs), "counting", quiet=quiet):
         cost = measure_costs(spec, against=against, setting=setting)
         found = measure_layers(spec, against=against, setting=setting) if per_layer else []

@@ -64,7 +64,7 @@ CONVENTIONS: dict[str, Convention] = {
     "layers": Convention(
         _layers,
         "MACs of layers",
-        "MACs of convolutions and linear layers alone: products of activations are not seen",
+        "MACs of convolution and linear calls alone, all that a counter of layers sees",
     ),
     "fvcore": Convention(
         _fvcore, "fvcore FLOPs", "what fvcore adds up in eval mode: MACs, 2 a batch-norm element"

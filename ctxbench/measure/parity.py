@@ -1,7 +1,7 @@
 """Two networks, layer by layer: where their parameters and multiply-accumulates differ."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ctxbench.measure.flops import Count, ModuleCount
 
@@ -53,8 +53,11 @@ def pair_layers(counted: Count, against: Count | None = None) -> list[LayerPair]
     """Pair the layers of two networks by name, in the order of the first; rows sum to the total.
 
     A layer that one of them builds from several (a convolution made of branches) is paired as a
-    whole with the single layer of the other.
+    whole with the single layer of the other, and what one holds in a `backbone` with the network
+    that the other is.
     """
+    if against:
+        counted, against = _bare(counted, against), _bare(against, counted)
     names = _outermost(layers(counted), layers(against) if against else {})
     mine = _costs(counted, names)
     theirs = _costs(against, names) if against else {}
@@ -76,6 +79,14 @@ def compare(counted: Count, against: Count) -> Parity:
 
 def _different(mine: Mapping[str, int], theirs: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(kind for kind in {**mine, **theirs} if mine.get(kind) != theirs.get(kind))
+
+
+def _bare(counted: Count, other: Count) -> Count:
+    """Drop the prefix of a backbone if the other network has none."""
+    if "backbone" not in counted.modules or "backbone" in other.modules:
+        return counted
+    modules = {name.removeprefix("backbone."): m for name, m in counted.modules.items()}
+    return replace(counted, modules=modules)
 
 
 def _outermost(mine: Iterable[str], theirs: Iterable[str]) -> list[str]:

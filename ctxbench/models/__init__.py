@@ -30,6 +30,7 @@ __all__ = [
     "list_models",
     "load_checkpoint",
     "replace_conv",
+    "replaced_in",
     "resolve",
     "without_weights",
 ]
@@ -81,6 +82,14 @@ def resolve(spec: str) -> Network:
     replacement = Replacement.read(operator)
     build = partial(_with_replacement, network.build, replacement)
     return dataclasses.replace(network, spec=spec.strip(), build=build)
+
+
+def replaced_in(spec: str) -> Replaced | None:
+    """Return what the replacement in a spec does to its network; None if the spec has none."""
+    plain, operator = split_replacement(spec)
+    if operator is None:
+        return None
+    return Replacement.read(operator).apply(without_weights(resolve(plain)))
 
 
 def _with_replacement(build: Callable[[], nn.Module], replacement: Replacement) -> nn.Module:

@@ -51,8 +51,8 @@ class PriorConfig:
             )
         if given and len(self.prior_sizes) != len(given):
             raise ValueError(
-                f"prior_sizes={_list(self.prior_sizes)} has {len(self.prior_sizes)} sizes for the "
-                f"{len(given)} contextual stages {_list(given)}. Give one a stage."
+                f"prior_sizes={_list(self.prior_sizes)} does not fit contextual_stages="
+                f"{_list(given)}. Give one size a contextual stage."
             )
         if given and max(self.prior_sizes) > classes:
             raise ValueError(

@@ -3,7 +3,6 @@
 The parts are named as in facebookresearch/ConvNeXt, so that its weights load.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -11,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ctxbench.models._common import initialise, rising_rates
 from ctxbench.models._spec import ModelSpec, at_least_one
 from ctxbench.ops._norm import LayerNorm2d
 from ctxbench.ops._parts import drop_path
@@ -35,8 +35,6 @@ class ConvNeXtConfig:
 
     def __post_init__(self) -> None:
         at_least_one(self, "blocks", "width", "patch", "num_classes", "in_channels")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path={self.drop_path} is out of range. Give 0 up to below 1.")
 
 
 class Depthwise(Protocol):
@@ -90,7 +88,7 @@ class ConvNeXt(nn.Module):
         for before, after in pairwise(widths):
             halve = nn.Conv2d(before, after, 2, 2)
             self.downsample_layers.append(nn.Sequential(LayerNorm2d(before, eps=1e-6), halve))
-        drops = iter(_rising(config.drop_path, sum(config.blocks)))
+        drops = iter(rising_rates(config.drop_path, sum(config.blocks)))
         self.stages = nn.ModuleList(
             nn.Sequential(
                 *(
@@ -108,7 +106,7 @@ class ConvNeXt(nn.Module):
         self.out_channels = widths[-1]
         self.norm = nn.LayerNorm(self.out_channels, eps=1e-6)
         self.head = nn.Linear(self.out_channels, config.num_classes)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def stem(self, x: Tensor) -> Tensor:
         """Return what the first stage takes."""
@@ -145,16 +143,6 @@ def convnext(config: ConvNeXtConfig, *, depthwise: Depthwise = plain_depthwise) 
 def _stem(config: ConvNeXtConfig) -> nn.Sequential:
     cut = nn.Conv2d(config.in_channels, config.width, config.patch, config.patch)
     return nn.Sequential(cut, LayerNorm2d(config.width, eps=1e-6))
-
-
-def _rising(last: float, count: int) -> Sequence[float]:
-    return [last * index / max(1, count - 1) for index in range(count)]
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
 # size -> blocks per stage and width of the first

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ctxbench.models._common import initialise, rising_rates
 from ctxbench.models._overlock_names import from_authors
 from ctxbench.models._spec import ModelSpec, at_least_one
 from ctxbench.ops import DilatedReparam, DynamicBlock, RepConvBlock
+from ctxbench.ops.reparam import BRANCHES
 
 __all__ = ["SPECS", "OverLoCK", "OverLoCKConfig", "from_authors", "overlock", "overlock_loss"]
 
@@ -27,9 +29,9 @@ class OverLoCKConfig:
     the overview; `focus_blocks` and `heads` belong to the two focus stages. The prior has a quarter
     of the last channels. `stem=small` halves the image once instead of twice, for small images.
     `drop_path` is the rate of the last block; it rises from 0 over the blocks in the order in which
-    they run. `reparam` builds the folded form, which has no auxiliary head. `checkpointing`
-    computes each block a second time in training instead of keeping what is inside; its batch
-    norms then see every batch twice in their running statistics.
+    they run. `reparam` builds the form in which every operator is `folded`; it has no auxiliary
+    head. `checkpointing` computes each block a second time in training instead of keeping what is
+    inside; its batch norms then see every batch twice in their running statistics.
     """
 
     channels: tuple[int, ...] = (56, 112, 256, 336)
@@ -53,12 +55,18 @@ class OverLoCKConfig:
         for name, length in lengths.items():
             value = getattr(self, name)
             if len(value) != length:
-                shown = ",".join(map(str, value))
-                raise ValueError(f"{name}={shown} names {len(value)} stages. Give {length}.")
-        if self.channels[3] < 4:
-            raise ValueError(f"channels={','.join(map(str, self.channels))}: the last needs 4.")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path={self.drop_path} is no rate. Give one from 0 to below 1.")
+                raise ValueError(f"{name}={_list(value)} is no list of {length}. Give one a stage.")
+        if self.channels[0] < 2 or self.channels[3] < 4:
+            raise ValueError(
+                f"channels={_list(self.channels)} is out of range. Give at least 2 first, of which "
+                f"the stem takes half, and at least 4 last, of which the prior takes a quarter."
+            )
+        unknown = [size for size in self.kernels if size not in BRANCHES]
+        if unknown:
+            raise ValueError(
+                f"kernels={_list(self.kernels)}: {unknown[0]} is unknown. Give "
+                f"{', '.join(map(str, sorted(BRANCHES)))}."
+            )
 
 
 class OverLoCK(nn.Module):
@@ -100,7 +108,7 @@ class OverLoCK(nn.Module):
         self.fc = nn.Linear(_HEAD_WIDTH, config.num_classes)
         auxiliary = config.aux_head and not config.reparam
         self.auxiliary_head = _auxiliary_head(last, config.num_classes) if auxiliary else None
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return class logits."""
@@ -181,8 +189,7 @@ def overlock_loss(
 
 
 def _rates(config: OverLoCKConfig) -> list[float]:
-    blocks = sum(config.blocks) + sum(config.focus_blocks)
-    return [config.drop_path * index / (blocks - 1) for index in range(blocks)]
+    return rising_rates(config.drop_path, sum(config.blocks) + sum(config.focus_blocks))
 
 
 def _repconvs(config: OverLoCKConfig, rates: list[float]) -> Iterator[nn.ModuleList]:
@@ -246,11 +253,8 @@ def _auxiliary_head(channels: int, classes: int) -> nn.Sequential:
     )
 
 
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.constant_(module.bias, 0)
+def _list(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers))
 
 
 # the published flavours
@@ -276,7 +280,7 @@ _FLAVOURS: dict[str, dict[str, object]] = {
     },
 }
 # for 32x32 images: maps of 16, 8, 4 and 2 positions a side
-TINY: dict[str, object] = {
+_TINY: dict[str, object] = {
     "channels": (16, 32, 32, 64),
     "blocks": (1, 1, 1, 1),
     "focus_blocks": (1, 1),
@@ -303,7 +307,7 @@ SPECS = {
     "overlock_tiny": ModelSpec(
         overlock,
         source=_SOURCE,
-        preset=TINY,
+        preset=_TINY,
         baseline="convnext_nano",
         image_px=32,
         loss=overlock_loss,

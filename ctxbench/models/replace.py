@@ -30,6 +30,12 @@ class Replaced:
     replaced: Mapping[str, str]
     left: Mapping[str, str]
 
+    def __str__(self) -> str:
+        """Say in one line how many were replaced, and why how many have stayed."""
+        reasons = Counter(self.left.values()).items()
+        stayed = "; ".join(f"{times} left: {reason}" for reason, times in reasons)
+        return f"{len(self.replaced)} convolutions replaced; {stayed or 'none left'}"
+
 
 def replace_conv(model: nn.Module, replacement: str, *, where: str = "*") -> Replaced:
     """Put an operator in the place of the k x k convolutions of `model`, which is changed.
@@ -94,7 +100,8 @@ class Replacement:
         if not operators:
             tally = [f"{reason} ({times})" for reason, times in Counter(left.values()).items()]
             raise SpecError(
-                f"{self.operator} replaces none of the {len(left)} convolutions: {'; '.join(tally)}"
+                f"{self.operator} replaces none of the {len(left)} convolutions: "
+                f"{'; '.join(tally)}. Choose others with where, or another operator."
             )
         for conv, op in operators.items():
             op.train(conv.training)

@@ -100,10 +100,10 @@ def feed_forward(channels: int, hidden: int) -> nn.Sequential:
     )
 
 
-def drop_path(probability: float) -> nn.Module:
+def drop_path(rate: float) -> nn.Module:
     """Return what drops a whole residual branch, image by image, in training."""
-    if not probability:
+    if not rate:
         return nn.Identity()
     from torchvision.ops import StochasticDepth  # not at import: it takes a second to load
 
-    return StochasticDepth(probability, "row")  # type: ignore[no-any-return]
+    return StochasticDepth(rate, "row")  # type: ignore[no-any-return]

@@ -32,7 +32,7 @@ class ContMix(nn.Module):
     Cost:   per position C^2 / 2 for the query, 49 * C / 2 for the affinities, G * 49 * (k^2 + K^2)
             for the logits, (k^2 + K^2) * C / 2 for the sums; 49 * P * C / 2 per image for the key;
             G = 2 * heads. The positions are those of the enlarged map.
-    Raises: ValueError for channels that the groups do not divide, and for even kernels.
+    Raises: ValueError for channels that are no multiple of 4 * heads, and for even kernels.
     Source: arXiv:2502.20087, section 3; LMMMEng/OverLoCK@2c8ab3b.
     """
 
@@ -113,7 +113,11 @@ def _check(channels: int, heads: int, kernel_sizes: tuple[int, int]) -> None:
             f"and heads={heads}. Give a multiple of {4 * max(1, heads)} channels."
         )
     if any(size < 1 or size % 2 == 0 for size in kernel_sizes):
-        raise ValueError(f"ContMix needs odd kernels to stay centred; got {kernel_sizes}.")
+        small, large = kernel_sizes
+        raise ValueError(
+            f"ContMix needs odd kernels to stay centred; got small_kernel_size={small} and "
+            f"kernel_size={large}."
+        )
 
 
 class ContextMixer(nn.Module):
@@ -173,7 +177,9 @@ class ResidualMix(nn.Module):
     Source: arXiv:2502.20087, section 3; LMMMEng/OverLoCK@2c8ab3b.
     """
 
-    def __init__(self, mixer: ContextMixer, *, channels: int, hidden: int, rate: float) -> None:
+    def __init__(
+        self, mixer: ContextMixer, *, channels: int, hidden: int, drop_path_rate: float
+    ) -> None:
         super().__init__()
         self.local1, self.local2 = ResidualDepthwise(channels), ResidualDepthwise(channels)
         self.norm1 = LayerNorm2d(channels, eps=1e-6)
@@ -181,7 +187,7 @@ class ResidualMix(nn.Module):
         self.scale1, self.scale2 = LayerScale(channels), LayerScale(channels)
         self.mixer = mixer
         self.ffn = feed_forward(channels, hidden)
-        self.drop_path = drop_path(rate)
+        self.drop_path = drop_path(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix over space and context, then over channels."""
@@ -233,7 +239,7 @@ class ContMixBlock(nn.Module):
             folded=folded,
         )
         self.block = ResidualMix(
-            mixer, channels=channels, hidden=ratio * channels, rate=drop_path_rate
+            mixer, channels=channels, hidden=ratio * channels, drop_path_rate=drop_path_rate
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -294,7 +300,7 @@ class DynamicBlock(nn.Module):
             folded=folded,
         )
         self.block = ResidualMix(
-            mixer, channels=total, hidden=ratio * channels, rate=drop_path_rate
+            mixer, channels=total, hidden=ratio * channels, drop_path_rate=drop_path_rate
         )
 
     def forward(self, x: Tensor, context: Tensor, reference: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Contextual convolution: a class prior bends the sampling grid and the kernel of a convolution."""
 
 from math import prod
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ Norm = Literal["batch", "layer"]
 
 
 class ContextualConv2d(nn.Module):
-    """A convolution whose taps are displaced, weighted and whose kernels are changed by a prior.
+    """A convolution whose taps a prior displaces and weights, and whose kernels it changes.
 
     Two small networks see the features and the context vector. One gives every output pixel the
     displacement of each tap and, through a sigmoid, a factor (the mask); the other gives every
@@ -30,7 +30,7 @@ class ContextualConv2d(nn.Module):
 
     Shape:  (B, C, H, W) and (B, context_channels) -> (B, O, ceil(H / stride), ceil(W / stride)).
     Cost:   with P output and Q input pixels, k x k kernels, S = C + context_channels and
-            h = C // (4 * max(1, (k // 3)**2)) hidden channels, an image takes
+            h = max(1, C // (4 * max(1, (k // 3)**2))) hidden channels, an image takes
             k*k * C * O / groups * P MACs of the convolution, S * h * Q + k*k * h * 3 * k*k * P of
             the displacements (2 instead of 3 without the mask), and S * h + h * k*k * C of the
             kernels. Bilinear sampling is counted in samples, not in MACs.
@@ -56,7 +56,9 @@ class ContextualConv2d(nn.Module):
         norm: Norm = "batch",
     ) -> None:
         super().__init__()
-        _check(in_channels, out_channels, kernel_size, groups)
+        _check_choices(parts, norm)
+        _check_numbers(in_channels, out_channels, context_channels, stride, dilation)
+        _check_window(in_channels, out_channels, kernel_size, groups)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.context_channels, self.mask = context_channels, mask
         self.kernel_size = (kernel_size, kernel_size)
@@ -149,7 +151,8 @@ class ContextualConv2d(nn.Module):
             )  # fmt: skip
         else:
             y = self._displaced(x, context)
-        return y if self.bias is None else y + self.bias[:, None, None]
+        # in the type of y: under autocast a float32 bias would make all of it float32
+        return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
 
     def _change(self, x: Tensor, context: Tensor | None) -> Tensor | None:
         """Return the kernel offset of every sample, (B, C, k * k)."""
@@ -174,7 +177,8 @@ class ContextualConv2d(nn.Module):
             y = dense_conv(samples, self.weight.to(exact), change)
         else:
             y = depthwise_conv(samples, self.kernels(x, context).to(exact).flatten(2))
-        return y.to(x.dtype).reshape(len(x), -1, *offset.shape[2:])
+        # the offset has the type that a convolution gives, also under autocast
+        return y.to(offset.dtype).reshape(len(x), -1, *offset.shape[2:])
 
     def _check_inputs(self, x: Tensor, context: Tensor | None) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels:
@@ -195,11 +199,39 @@ class ContextualConv2d(nn.Module):
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
             f"stride={self.stride}, dilation={self.dilation}, groups={self.groups}, "
-            f"bias={self.bias is not None}, context_channels={self.context_channels}"
+            f"bias={self.bias is not None}, context_channels={self.context_channels}, "
+            f"offsets={self.offset_net is not None}, kernels={self.kernel_net is not None}, "
+            f"mask={self.mask}"
         )
 
 
-def _check(in_channels: int, out_channels: int, kernel_size: int, groups: int) -> None:
+def _check_choices(parts: str, norm: str) -> None:
+    if parts not in get_args(Parts):
+        raise ValueError(
+            f"ContextualConv2d generates parts='both', 'offsets' or 'kernels'; got parts={parts!r}."
+        )
+    if norm not in get_args(Norm):
+        raise ValueError(
+            f"ContextualConv2d normalises with norm='batch' or 'layer'; got norm={norm!r}."
+        )
+
+
+def _check_numbers(
+    in_channels: int, out_channels: int, context_channels: int | None, stride: int, dilation: int
+) -> None:
+    given = {
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "context_channels": 1 if context_channels is None else context_channels,
+        "stride": stride,
+        "dilation": dilation,
+    }
+    for name, value in given.items():
+        if value < 1:
+            raise ValueError(f"ContextualConv2d needs {name} of at least 1; got {name}={value}.")
+
+
+def _check_window(in_channels: int, out_channels: int, kernel_size: int, groups: int) -> None:
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(
             f"ContextualConv2d needs an odd kernel to stay centred; got kernel_size={kernel_size}."
@@ -222,7 +254,7 @@ def from_conv(
     """
     if prior:
         raise ValueError(
-            "ctxconv takes a class prior, a second input, which the network does not make: use "
+            "takes a class prior, a second input that the network does not make: use "
             "ctxconv:prior=false, or a contextual network such as ctx_resnet50"
         )
     if prod(conv.kernel_size) == 1:

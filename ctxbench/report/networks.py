@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from ctxbench.claims import COUNTED, GFLOPS, PARAMS, PARITY
+from ctxbench.claims import COUNTED, GFLOPS, PARAMS
 from ctxbench.records import Row
 
 # the columns that tell one published figure from another
@@ -54,8 +54,8 @@ def merge(lines: Iterable[Row], same: Sequence[str]) -> list[Row]:
 
 
 def _comparison(claim: Row) -> str:
-    """Say what is claimed of two networks, like `extra params 32919 over resnet50: reproduced`."""
-    other = "" if claim["metric"] == PARITY else f" {claim['note'].partition(';')[0]}"
+    """Say what is claimed of two networks, like `share of params 1/3 (net): reproduced`."""
+    other = f" ({claim['against']})" if claim.get("against") else ""
     return f"{claim['metric']} {claim['published']}{other}: {claim['verdict']}"
 
 

@@ -16,8 +16,8 @@ _CLAIMS = (
     "verdict", "note", "model", "condition", "source",
 )  # fmt: skip
 _COSTS = (
-    "model", "input_shape", "params", "macs", "flops", "fvcore", "mac-bn-relu", "layers",
-    "torch_macs", "uncounted",
+    "model", "input_shape", "params", "macs", "flops", "fvcore", "mac-bn-relu", "torch_macs",
+    "uncounted",
 )  # fmt: skip
 _HEADLINE = (
     "paper", "networks", "table", "params_published", "params_ours", "params_verdict",

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from ctxbench.measure.costs import count_spec
 from ctxbench.measure.flops import count
 from ctxbench.measure.parity import compare, layers, pair_layers
 from ctxbench.models import resolve, without_weights
@@ -168,3 +169,14 @@ def test_weights_tied_to_another_layer_are_counted_with_the_first():
     net[1].weight = net[0].weight
     found = pair_layers(count(net, torch.ones(1, 3)))
     assert [(row.layer, row.params, row.macs) for row in found] == [("0", 9, 9), ("1", 0, 9)]
+
+
+def test_a_backbone_is_paired_with_the_network_that_it_is():
+    mine, theirs = (count_spec(spec)[0] for spec in ("ctx_resnet_tiny", "resnet_tiny"))
+    rows = {pair.layer: pair for pair in pair_layers(mine, theirs)}
+    assert rows["conv1"].equal
+    assert rows["layer1.0.conv2"].equal
+    assert rows["layer2.0.conv2"].macs > rows["layer2.0.conv2"].against_macs > 0
+    assert rows["classes"].against_macs is None
+    assert not any(layer.startswith("backbone") for layer in rows)
+    assert sum(pair.macs or 0 for pair in rows.values()) == mine.macs

@@ -63,5 +63,7 @@ def test_drop_path_leaves_branches_out_in_training_only():
 
 
 def test_options_that_do_not_fit_are_named():
-    with pytest.raises(SpecError, match=r"drop_path=1.0 is out of range. Give 0 up to below 1"):
+    with pytest.raises(
+        SpecError, match=r"drop_path=1.0 is out of range. Give a rate from 0 to below 1"
+    ):
         create_model("convnext_nano:drop_path=1.0")

@@ -31,7 +31,6 @@ def _sizes(name):
     return [(side, side), (side + 20, side)] if side == 300 else [(64, 64), (72, 72), (256, 192)]
 
 
-
 @every_network
 def test_builds_and_counts_without_weights(name):
     network = resolve(_narrow(name))

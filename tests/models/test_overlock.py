@@ -215,12 +215,12 @@ def test_checkpointing_gives_the_same_gradients():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("channels=8,8,8", "channels=8,8,8 names 3 stages. Give 4"),
-        ("focus_blocks=1", "focus_blocks=1 names 1 stages. Give 2"),
-        ("channels=8,8,8,2", "channels=8,8,8,2: the last needs 4"),
-        ("drop_path=1.0", "drop_path=1.0 is no rate"),
+        ("channels=8,8,8", "channels=8,8,8 is no list of 4"),
+        ("focus_blocks=1", "focus_blocks=1 is no list of 2"),
+        ("channels=8,8,8,2", "channels=8,8,8,2 is out of range. .* at least 4 last"),
+        ("drop_path=1.0", "drop_path=1.0 is out of range. Give a rate"),
         ("heads=5,6", "channels=256 and heads=5. Give a multiple of 20"),
-        ("kernels=17,15,11,7", "knows the branches of .* got kernel_size=11"),
+        ("kernels=17,15,11,7", "kernels=17,15,11,7: 11 is unknown. Give 7, 13"),
         ("blocks=2,0,3,2", "blocks=2,0,3,2 is out of range"),
     ],
 )

@@ -146,6 +146,29 @@ def test_the_order_of_classes_changes_no_context():
     torch.testing.assert_close(merger(rows), merger(rows.flip(1)))
 
 
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"parts": "offset"}, "generates parts='both', .* got parts='offset'"),
+        ({"norm": "bn"}, "norm='batch' or 'layer'; got norm='bn'"),
+        ({"stride": 0}, "stride of at least 1; got stride=0"),
+        ({"dilation": 0}, "got dilation=0"),
+        ({"context_channels": 0}, "got context_channels=0"),
+    ],
+)
+def test_choices_that_do_not_exist_are_named(shape, message):
+    with pytest.raises(ValueError, match=message):
+        ContextualConv2d(4, 4, **shape)
+
+
+@pytest.mark.parametrize("parts", ["both", "offsets", "kernels"])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_autocast_gives_the_type_of_a_convolution(parts, groups):
+    op, x = ContextualConv2d(4, 4, parts=parts, groups=groups), torch.randn(2, 4, 5, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert op(x).dtype == nn.Conv2d(4, 4, 3)(x).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("shape", [{"kernel_size": 2}, {"kernel_size": 0}])
 def test_an_even_kernel_is_refused(shape):
     with pytest.raises(ValueError, match="odd kernel to stay centred; got kernel_size="):
