@@ -1,7 +1,8 @@
 """Published figures against our counts: a verdict on each.
 
 A printed figure is judged by its digits: ours must round to them, or be cut off at them, which
-is then said. Nothing is reproduced by being near.
+is then said. Nothing is reproduced by being near, except that "about a third" is what no other of
+1/2, 1/3, 1/4, ... is nearer to.
 """
 
 from collections import Counter

@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from ctxbench.ops import ContextualConv2d
+
 
 def rising_rates(last: float, blocks: int) -> list[float]:
     """Return the stochastic-depth rate of every block, rising linearly from 0 to `last`.
@@ -15,7 +17,7 @@ def rising_rates(last: float, blocks: int) -> list[float]:
 
 def initialise(module: nn.Module) -> None:
     """Draw the weights of a convolution or a linear layer from N(0, 0.02**2), biases zero."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
+    if isinstance(module, nn.Conv2d | nn.Linear | ContextualConv2d):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -39,13 +39,10 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
             tensors, or does not fit: every missing, unexpected or misshapen entry is named.
     """
     path, model = Path(path), _unwrap(model)
-    state = _strip(_unnest(_read(path), path))
-    try:
-        for convert in _FROM_AUTHORS:
-            state = convert(state, model)
-    except (RuntimeError, TypeError, IndexError) as error:
-        raise CheckpointError(f"{path}: its entries do not fit together: {_line(error)}") from None
     wanted = model.state_dict()
+    state = _strip(_unnest(_read(path), path), wanted)
+    if state.keys() != wanted.keys():
+        state = _converted(state, model, path)
     _check_fit(state, wanted, path)
     before = {key: value.clone() for key, value in wanted.items()}
     try:
@@ -134,10 +131,20 @@ def _unnest(content: object, path: Path) -> State:
     return state
 
 
-def _strip(state: State) -> State:
-    for prefix in _PREFIXES:
+def _strip(state: State, wanted: State) -> State:
+    """Drop what wrappers write before every name, unless the network's own names begin so."""
+    for prefix in _PREFIXES if state.keys() != wanted.keys() else ():
         if state and all(key.startswith(prefix) for key in state):
-            return _strip({key.removeprefix(prefix): value for key, value in state.items()})
+            return _strip({key.removeprefix(prefix): value for key, value in state.items()}, wanted)
+    return state
+
+
+def _converted(state: State, model: nn.Module, path: Path) -> State:
+    try:
+        for convert in _FROM_AUTHORS:
+            state = convert(state, model)
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        raise CheckpointError(f"{path}: its entries do not fit together: {_line(error)}") from None
     return state
 
 

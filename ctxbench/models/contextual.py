@@ -204,8 +204,8 @@ def contextual_loss(
 
     The label of a stage is the place at which the stages before have ranked the class. `target`
     holds class indices (B,), which are smoothed, or shares (B, classes) of mixup and cutmix, which
-    are taken as they are. With ranking=reduce an image counts in a stage only with the classes that
-    are left, and not at all once its own is dropped.
+    are taken as they are. With ranking=reduce an image counts in a stage by the share of its
+    classes that are left: not at all once its own is dropped.
     """
     shares, smooth = target, 0.0
     if target.ndim == 1:
@@ -221,18 +221,20 @@ def contextual_loss(
             reduction="none",
             label_smoothing=smooth,
         )
-        losses.append((each * kept).sum() / kept.sum().clamp(min=1))
+        losses.append((each * total.squeeze(1)).sum() / kept.sum().clamp(min=1))
     return earlier * sum(losses[:-1], start=losses[-1].new_zeros(())) + losses[-1]
 
 
 def from_authors(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Translate the entries of a file by the authors; other files pass unchanged."""
-    if not any(_AUTHORS.search(key) for key in state):
+    ours = any(isinstance(module, _OURS) for module in model.modules())
+    if not (ours and any(_AUTHORS.search(key) for key in state)):
         return state
     network = isinstance(model, ContextualNetwork)
     return {_our_name(key, network=network): value for key, value in state.items()}
 
 
+_OURS = (ContextualNetwork, ContextualConv2d, VisualProjection, ClassMerger)
 _AUTHORS = re.compile(
     r"(^|\.)((spatial|weight)_offset_layer\.|nonlinear\.|(in|out)_nonlinear\.|cls\.)"
 )

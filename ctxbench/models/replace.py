@@ -233,6 +233,8 @@ def _why_not(conv: nn.Module) -> str:
     if type(conv) is not nn.Conv2d:
         does = "does more than nn.Conv2d" if isinstance(conv, nn.Conv2d) else "is no nn.Conv2d"
         return f"{type(conv).__name__}, which {does}"
+    if "forward" in vars(conv):
+        return "a forward of its own, which the swap would lose"
     hooks = (
         conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks
     )  # fmt: skip

@@ -22,11 +22,13 @@ def conv2d_per_sample(
     places = [
         (size + 2 * pad - rate * (k - 1) - 1) // step + 1 for size, k, step, pad, rate in sizes
     ]
+    if not batch:
+        return x.new_zeros(0, outputs, *places)
     if groups == 1 and 4 * prod(places) <= outputs:
         patches = F.unfold(x, weight_BOCYX.shape[3:], dilation, padding, stride)
         return (weight_BOCYX.flatten(2) @ patches).reshape(batch, outputs, *places)
     y = F.conv2d(
-        x.reshape(1, -1, *x.shape[2:]), weight_BOCYX.flatten(0, 1), None,
+        x.flatten(0, 1)[None], weight_BOCYX.flatten(0, 1), None,
         stride, padding, dilation, batch * groups,
     )  # fmt: skip
     return y.reshape(batch, outputs, *y.shape[2:])

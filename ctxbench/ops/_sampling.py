@@ -40,7 +40,7 @@ def sample(x: Tensor, offset: Tensor, mask: Tensor | None, window: Window) -> Sa
     the gradient of its offset is that towards the next one, as in torchvision's deform_conv2d.
     """
     height, width = x.shape[2:]
-    offset_BT2YX = offset.reshape(len(x), -1, 2, *offset.shape[2:])
+    offset_BT2YX = offset.reshape(len(x), window.kernel_size**2, 2, *offset.shape[2:])
     y_index, y_share = _neighbours(offset_BT2YX[:, :, 0], height, window, axis=0)
     x_index, x_share = _neighbours(offset_BT2YX[:, :, 1], width, window, axis=1)
     if mask is not None:
@@ -48,7 +48,7 @@ def sample(x: Tensor, offset: Tensor, mask: Tensor | None, window: Window) -> Sa
     first = torch.arange(len(x), device=x.device).reshape(-1, 1, 1, 1, 1) * (height * width)
     index = (first + y_index * width).unsqueeze(-1) + x_index.unsqueeze(-2)
     share = y_share.unsqueeze(-1) * x_share.unsqueeze(-2)
-    rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    rows = x.permute(0, 2, 3, 1).flatten(0, 2)
     return Samples(rows, *(pixels.flatten(4).flatten(2, 3) for pixels in (index, share)))
 
 
@@ -108,9 +108,9 @@ def _row(change: Tensor) -> Tensor:
 def _read(rows: Tensor, index: Tensor, share: Tensor) -> Tensor:
     """Return weighted sums of rows, one for the last axis of `index` and `share`: (..., C)."""
     read = F.embedding_bag(
-        index.reshape(-1, index.shape[-1]),
+        index.flatten(0, -2),
         rows,
-        per_sample_weights=share.reshape(-1, share.shape[-1]),
+        per_sample_weights=share.flatten(0, -2),
         mode="sum",
     )
-    return read.reshape(*index.shape[:-1], -1)
+    return read.reshape(*index.shape[:-1], rows.shape[1])

@@ -20,6 +20,7 @@ class CGConv2d(nn.Module):
 
     It stands in for an `nn.Conv2d` of the same arguments with "same" padding: its weight has the
     same shape, and `gate` is added. A 1x1 kernel is left plain, without a gate.
+    torch.compile's inductor compiles it anew for every batch size, since the samples are groups.
 
     Shape:  (B, C, H, W) -> (B, O, ceil(H / stride), ceil(W / stride)).
     Cost:   kh * kw * C * O / groups MACs per output pixel, as without the gate, and those of
@@ -168,16 +169,18 @@ class ContextGate(nn.Module):
         input_BCK = self.input_decode(F.relu(self.input_norm(context_BCD)))
         context_BOD = self._interacted(context_BCD)
         output_BOK = self.output_decode(F.relu(self.output_norm(context_BOD)))
+        inputs, outputs = (part.shape[1] // self.groups for part in (input_BCK, output_BOK))
         shape = (len(x), self.groups)
-        input_BG1CYX = input_BCK.reshape(*shape, 1, -1, *self.kernel_size)
-        output_BGO1YX = output_BOK.reshape(*shape, -1, 1, *self.kernel_size)
+        input_BG1CYX = input_BCK.reshape(*shape, 1, inputs, *self.kernel_size)
+        output_BGO1YX = output_BOK.reshape(*shape, outputs, 1, *self.kernel_size)
         return torch.sigmoid(input_BG1CYX + output_BGO1YX).flatten(1, 2)
 
     def _interacted(self, context_BCD: Tensor) -> Tensor:
         """Return the context of the output channels; every group meets the same matrix."""
-        batch, _, codes = context_BCD.shape
+        batch, channels, codes = context_BCD.shape
+        together = self.interact.in_features
         groups = F.relu(self.interact_norm(context_BCD)).reshape(
-            batch, -1, self.interact.in_features, codes
+            batch, channels // together, together, codes
         )
         outputs: Tensor = self.interact(groups.transpose(2, 3))
         # contiguous: the compiled backward of a batch norm expects another layout than it gets

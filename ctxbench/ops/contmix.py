@@ -81,8 +81,11 @@ class ContMix(nn.Module):
         height, width = query.shape[-2:]
         query_BGCN = _grouped(self.query(query) * self.scale, self.groups).flatten(3)
         key_BGLC = _grouped(self.key(context), self.groups).flatten(3).transpose(2, 3)
-        affinity = (key_BGLC @ query_BGCN).reshape(-1, _REGIONS**2, height, width)
-        logits = self.projection(affinity).reshape(len(query), self.groups, -1, height, width)
+        heads = len(query) * self.groups  # those of all samples share one projection
+        affinity = (key_BGLC @ query_BGCN).reshape(heads, _REGIONS**2, height, width)
+        logits = self.projection(affinity).reshape(
+            len(query), self.groups, self.projection.out_channels, height, width
+        )
         small, large = logits.split([k * k for k in self.kernel_sizes], dim=2)
         return (
             (small + spread_bias(self.small_bias, height, width)).softmax(2),
@@ -103,7 +106,7 @@ class ContMix(nn.Module):
 
 def _grouped(x: Tensor, groups: int) -> Tensor:
     """Return (B, groups * C, H, W) as (B, groups, C, H, W)."""
-    return x.reshape(len(x), groups, -1, *x.shape[-2:])
+    return x.reshape(len(x), groups, x.shape[1] // groups, *x.shape[-2:])
 
 
 def _check(channels: int, heads: int, kernel_sizes: tuple[int, int]) -> None:

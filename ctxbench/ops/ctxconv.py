@@ -27,6 +27,8 @@ class ContextualConv2d(nn.Module):
 
     `parts` keeps one of the two networks alone, `mask=False` leaves the factors out, and without
     `context_channels` both see the features only: then `forward` takes no context.
+    torch.compile's inductor compiles parts="kernels" anew for every batch size, since the samples
+    are groups.
 
     Shape:  (B, C, H, W) and (B, context_channels) -> (B, O, ceil(H / stride), ceil(W / stride)).
     Cost:   with P output and Q input pixels, k x k kernels, S = C + context_channels and
@@ -139,7 +141,7 @@ class ContextualConv2d(nn.Module):
             return self.weight[None]
         # a dense convolution has one offset for all output channels
         shape = (1, self.in_channels) if self.groups == 1 else (self.in_channels, 1)
-        return self.weight + change_BCT.reshape(-1, *shape, *self.kernel_size)
+        return self.weight + change_BCT.reshape(len(x), *shape, *self.kernel_size)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Convolve x where and with what the prior says."""
@@ -162,7 +164,7 @@ class ContextualConv2d(nn.Module):
         if context is not None:
             seen = torch.cat([context, seen], dim=1)
         change: Tensor = self.kernel_net(seen)
-        return change.reshape(len(x), self.in_channels, -1)
+        return change.reshape(len(x), self.in_channels, self.kernel_size[0] ** 2)
 
     def _displaced(self, x: Tensor, context: Tensor | None) -> Tensor:
         offset, mask = self.sampling(x, context)
@@ -178,7 +180,7 @@ class ContextualConv2d(nn.Module):
         else:
             y = depthwise_conv(samples, self.kernels(x, context).to(exact).flatten(2))
         # the offset has the type that a convolution gives, also under autocast
-        return y.to(offset.dtype).reshape(len(x), -1, *offset.shape[2:])
+        return y.to(offset.dtype).reshape(len(x), self.out_channels, *offset.shape[2:])
 
     def _check_inputs(self, x: Tensor, context: Tensor | None) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels:

@@ -50,11 +50,11 @@ class DilatedReparam(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.kernel_size = channels, kernel_size
-        sizes = _branches(kernel_size, branches)
+        self.sizes = tuple(_branches(kernel_size, branches))
         if folded:
             self.conv = self._large()
             return
-        parts = {f"{size}_{rate}": _branch(channels, size, rate) for size, rate in sizes}
+        parts = {f"{size}_{rate}": _branch(channels, size, rate) for size, rate in self.sizes}
         self.branches = nn.ModuleDict({"large": _branch(channels, kernel_size, 1), **parts})
 
     @property
@@ -78,11 +78,21 @@ class DilatedReparam(nn.Module):
         if self.folded:
             return
         weight, bias = _fold(self.branches.state_dict(), self.kernel_size)
-        conv = self._large().to(weight)
+        conv = self._large().to(weight).train(self.training)
+        conv.requires_grad_(any(p.requires_grad for p in self.branches.parameters()))
         conv.weight.copy_(weight)
         conv.bias.copy_(bias)  # type: ignore[union-attr]
         del self.branches
         self.conv = conv
+
+    def branch_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every entry that the branches have, or had, in a state dict."""
+        kernels = {"large": self.kernel_size, **{f"{k}_{rate}": k for k, rate in self.sizes}}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, size in kernels.items():
+            shapes[f"{name}.0.weight"] = (self.channels, 1, size, size)
+            shapes |= {f"{name}.1.{part}": (self.channels,) for part in _NORM}
+        return shapes
 
     def _large(self) -> nn.Conv2d:
         padding = self.kernel_size // 2
@@ -92,7 +102,10 @@ class DilatedReparam(nn.Module):
 
 
 def fold_state(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Fold the branches in a state dict wherever `model` holds them as one convolution."""
+    """Fold the branches in a state dict wherever `model` holds them as one convolution.
+
+    Raises: ValueError naming the first entry that is missing, left over, or of another shape.
+    """
     for name, module in model.named_modules():
         if not (isinstance(module, DilatedReparam) and module.folded):
             continue
@@ -101,8 +114,9 @@ def fold_state(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         entries = {
             key.removeprefix(start): value for key, value in state.items() if key.startswith(start)
         }
-        if not _is_whole(entries):
-            continue  # left as it is, for whoever checks the entries against those of the model
+        if not entries:
+            continue  # folded already
+        _check_branches(start, entries, module.branch_shapes())
         weight, bias = _fold(entries, module.kernel_size)
         state = {key: value for key, value in state.items() if not key.startswith(start)}
         state |= {f"{prefix}conv.weight": weight, f"{prefix}conv.bias": bias}
@@ -179,10 +193,16 @@ def _branch(channels: int, size: int, rate: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(channels, eps=_EPS))
 
 
-def _is_whole(entries: Mapping[str, Tensor]) -> bool:
-    names = {key.split(".")[0] for key in entries}
-    parts = ("0.weight", *(f"1.{part}" for part in _NORM))
-    return "large" in names and all(f"{name}.{part}" in entries for name in names for part in parts)
+def _check_branches(
+    start: str, entries: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]
+) -> None:
+    given = {k: tuple(v.shape) for k, v in entries.items() if not k.endswith("batches_tracked")}
+    odd = [key for key in {**wanted, **given} if given.get(key) != wanted.get(key)]
+    if odd:
+        raise ValueError(
+            f"{start}{odd[0]} is {given.get(odd[0], 'missing')} in the file and "
+            f"{wanted.get(odd[0], 'missing')} in the network, so the branches cannot be folded."
+        )
 
 
 def _fold(entries: Mapping[str, Tensor], kernel_size: int) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from ctxbench import create_model, load_checkpoint
 from ctxbench.errors import CheckpointError
@@ -268,3 +269,38 @@ def test_what_is_no_state_dict_is_named(content, tmp_path):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="holds no state dict"):
         load_checkpoint(create_model(TINY), tmp_path / "w.pth")
+
+
+class _Stranger(nn.Module):
+    """A network of somebody else, whose names are those of the authors' files."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.cls = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+        self.nonlinear = nn.Sequential(nn.Linear(2, 2))
+
+
+class _Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = _Stranger()
+
+
+@pytest.mark.parametrize("make", [_Stranger, _Wrapped])
+def test_a_networks_own_names_are_left_alone(make, tmp_path):
+    state = make().state_dict()
+    torch.save(state, tmp_path / "own.pth")
+    model = make()
+    load_checkpoint(model, tmp_path / "own.pth")
+    assert _equal(model, state)
+
+
+def test_a_file_that_lacks_branches_is_not_folded_into_the_network(tmp_path):
+    state = create_model("overlock_tiny").state_dict()
+    lacking = {
+        key: value for key, value in state.items() if "stage1.0.spatial.branches.5_1" not in key
+    }
+    torch.save(lacking, tmp_path / "lacking.pth")
+    model = create_model("overlock_tiny:reparam=true")
+    with pytest.raises(CheckpointError, match=r"branches.5_1.0.weight is missing in the file"):
+        load_checkpoint(model, tmp_path / "lacking.pth")

@@ -223,3 +223,22 @@ def test_the_loss_falls_in_training(ranking):
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_shares_left_by_smoothing_of_a_dropped_class_hardly_count():
+    model, x = _tiny(":ranking=reduce"), torch.randn(2, 3, 32, 32)
+    last = model.rankings(x)[-1][1]
+    gone = torch.tensor([next(c for c in range(10) if c not in row.tolist()) for row in last])
+    shares = F.one_hot(gone, 10).float()
+    smoothed = 0.9 * shares + 0.01
+    with_floor = contextual_loss(model, x, smoothed) - contextual_loss(model, x, shares)
+    scores = model.stage_logits(x)[-1]
+    assert with_floor.abs().item() < 0.15 * F.cross_entropy(scores, scores.argmin(1)).item()
+
+
+def test_contextual_convolutions_begin_like_the_others_of_their_network():
+    torch.manual_seed(0)
+    stage = create_model("ctx_convnext_nano:contextual_every=2:width=32").backbone.stages[2]
+    contextual, plain = stage[0].dwconv, stage[1].dwconv
+    assert contextual.weight.std().item() == pytest.approx(plain.weight.std().item(), rel=0.1)
+    assert not contextual.bias.any()

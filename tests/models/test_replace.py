@@ -290,3 +290,9 @@ def test_the_commands_take_such_a_spec(tmp_path, monkeypatch):
 
 def test_is_a_public_name():
     assert ctxbench.replace_conv is replace_conv
+
+
+def test_a_convolution_with_a_forward_of_its_own_is_left():
+    model = _net()
+    model[0].forward = lambda x: x.repeat(1, 6, 1, 1)[:, :16]
+    assert replace_conv(model, "cgc:where=0,2").left["0"].startswith("a forward of its own")

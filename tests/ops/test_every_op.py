@@ -31,6 +31,13 @@ def test_samples_do_not_see_each_other(name, size):
 
 
 @every_op
+def test_an_empty_batch_comes_out_empty(name):
+    op, inputs = _example(name)
+    expected = op(*inputs).shape
+    assert op(*(tensor[:0] for tensor in inputs)).shape == (0, *expected[1:])
+
+
+@every_op
 def test_every_parameter_gets_a_gradient(name):
     op, inputs = _example(name)
     op(*inputs).square().sum().backward()
@@ -71,6 +78,18 @@ def test_has_a_counting_rule(name):
     one, three = (ctxbench.count(op, *(t[:b] for t in inputs)) for b in (1, 3))
     assert one.macs > 0
     assert three.macs == 3 * one.macs
+
+
+@pytest.mark.slow  # compiles C++
+@every_op
+def test_trains_compiled_at_changing_sizes(name):
+    op, _ = _example(name, dtype=torch.float32)
+    compiled = torch.compile(op, fullgraph=True)
+    for batch, *size in ((3, 9, 9), (2, 9, 9), (2, 8, 11)):
+        _, inputs = _example(name, batch=batch, size=size, dtype=torch.float32)
+        y = compiled(*inputs)
+        torch.testing.assert_close(y, op(*inputs), rtol=1e-4, atol=1e-5)
+        y.sum().backward()
 
 
 @every_op

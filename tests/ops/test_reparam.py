@@ -92,10 +92,29 @@ def test_folded_weights_are_those_of_the_trained_entries():
     torch.testing.assert_close(folded(x), trained(x), rtol=1e-10, atol=1e-10)
 
 
-def test_an_incomplete_file_is_not_folded():
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("branches.3_2.1.running_var"), "3_2.1.running_var is missing in"),
+        (lambda state: state.pop("branches.5_1.0.weight"), "5_1.0.weight is missing in the file"),
+        (
+            lambda state: state.update({"branches.x.0.weight": torch.zeros(1)}),
+            "x.0.weight is .1,. ",
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit_is_not_folded(change, message):
     state = DilatedReparam(3, 7).state_dict()
-    del state["branches.3_2.1.running_var"]
-    assert fold_state(state, DilatedReparam(3, 7, folded=True)) == state
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        fold_state(state, DilatedReparam(3, 7, folded=True))
+
+
+def test_folding_keeps_what_is_frozen_and_the_mode():
+    op = DilatedReparam(3, 7).eval().requires_grad_(requires_grad=False)
+    op.fold()
+    assert not op.conv.training
+    assert not any(p.requires_grad for p in op.parameters())
 
 
 @pytest.mark.parametrize(("kernel_size", "taps"), [(7, 49 + 25 + 3 * 9), (13, 169 + 123 + 27)])
