@@ -36,12 +36,10 @@ def listing(pattern: str = "*") -> list[Row]:
         for name, known in OPS.items()
         if fnmatch(name, pattern)
     ]
-    try:
-        return operators + [_row(name) for name in matching(pattern)]
-    except UnknownNameError:
-        if operators:
-            return operators
-        raise
+    networks = [_row(name) for name in sorted(MODELS) if fnmatch(name, pattern)]
+    if not operators and not networks:
+        raise UnknownNameError("operator or network", pattern, [*OPS, *MODELS])
+    return operators + networks
 
 
 def _row(name: str) -> Row:

@@ -55,8 +55,18 @@ def replace_conv(model: nn.Module, replacement: str, *, where: str = "*") -> Rep
         replaced.left["layer1.0.conv1"]  # 1x1, which no dilation changes
 
     Raises: UnknownNameError or SpecError for an operator, option or pattern that fits nothing, and
-            if no convolution can be replaced. The network is unchanged then.
+            if no convolution can be replaced. TypeError for what is no network, and for patterns
+            that are no text. The network is unchanged then.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"replace_conv takes a torch.nn.Module; got {type(model).__name__}. A name is built by "
+            f"ctxbench.create_model."
+        )
+    if not isinstance(where, str):
+        raise TypeError(
+            f"replace_conv takes where as text, like 'layer*,!layer1.*'; got {where!r}."
+        )
     return Replacement.read(replacement, where=where).apply(model)
 
 

@@ -292,6 +292,13 @@ def test_is_a_public_name():
     assert ctxbench.replace_conv is replace_conv
 
 
+def test_what_is_no_network_and_no_pattern_is_named():
+    with pytest.raises(TypeError, match="torch.nn.Module; got str. A name is built by"):
+        replace_conv("resnet50", "cgc")
+    with pytest.raises(TypeError, match=r"where as text, .*; got \['layer\*'\]"):
+        replace_conv(_net(), "cgc", where=["layer*"])
+
+
 def test_a_convolution_with_a_forward_of_its_own_is_left():
     model = _net()
     model[0].forward = lambda x: x.repeat(1, 6, 1, 1)[:, :16]
