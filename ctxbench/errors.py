@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+_SHOWN = 20
+
+
 class CtxbenchError(Exception):
     """A mistake in the request: the message names the thing, the value and the way out."""
 
@@ -15,7 +18,9 @@ class UnknownNameError(CtxbenchError):
         self.kind = kind
         names = sorted(known)
         near = get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(names)}."
+        rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        all_known = f" Known: {', '.join(names[:_SHOWN])}{rest}."
+        hint = f" Did you mean {near[0]!r}?" if near else all_known
         super().__init__(f"Unknown {kind} {name!r}.{hint}")
 
 
