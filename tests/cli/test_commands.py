@@ -122,7 +122,7 @@ def test_a_disagreement_with_torchs_counter_is_shown(run, monkeypatch):
         (("flops", "resnet18", "--image-size", "9999999"), "cannot run on inputs"),
         (("flops", "torchvision/resnet18:weights=DEFAULT"), "weights= would download weights"),
         (("flops", "timm/resnet18:pretrained=true"), "pretrained= would download weights"),
-        (("flops", "x*"), "Unknown operator or network 'x*'."),
+        (("flops", "x*"), "Unknown network 'x*'."),
         (("flops", "ssd300_resnet50", "--image-size", "32"), "cannot run on inputs (1, 3, 32, 32)"),
         (("claims", "--paper", "cocnv"), "Unknown paper 'cocnv'. Did you mean 'coconv'?"),
         (("claims", "--verdict", "differ"), "Unknown verdict 'differ'. Did you mean 'differs'?"),
