@@ -84,10 +84,11 @@ def flops(
     costs: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
     notes: list[str] = []
-    for spec in expand(specs):
+    named = expand(specs)
+    for spec in named:
         done = replaced_in(spec)
         notes += [f"{spec}: {done}"] if done else []
-    for spec in progress(expand(specs), "counting", quiet=quiet):
+    for spec in progress(named, "counting", quiet=quiet):
         cost = measure_costs(spec, against=against, setting=setting)
         found = measure_layers(spec, against=against, setting=setting) if per_layer else []
         for text in warnings_of(cost):

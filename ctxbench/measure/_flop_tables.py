@@ -16,7 +16,7 @@ _ACTIVATIONS = """
 _ELEMENTWISE = """
     add sub rsub div true_divide neg reciprocal exp exp2 expm1 log log2 log10 log1p sqrt rsqrt
     square pow abs sign sin cos tan sinh cosh asin acos atan atan2 erf erfc clamp clamp_min
-    clamp_max clip maximum minimum where lerp  addcdiv floor ceil round trunc frac fmod
+    clamp_max clip maximum minimum where lerp addcdiv floor ceil round trunc frac fmod
     remainder floor_divide eq ne lt le gt ge logical_and logical_or logical_not logical_xor
     bitwise_and bitwise_or bitwise_not bitwise_xor __and__ __or__ __xor__ isnan isinf isfinite
     isclose nan_to_num sgn erfinv atanh asinh acosh logit logaddexp xlogy hypot heaviside copysign

@@ -17,6 +17,10 @@ from ctxbench.models._spec import at_least_one
 from ctxbench.ops.class_prior import ClassEmbedding, ClassMerger, VisualProjection, rank
 from ctxbench.ops.ctxconv import ContextualConv2d, Norm, Parts
 
+SOURCE = "ICLR 2023, OpenReview PldynS56bN; aliyun/Contextual-Convolutional-Networks@167050e"
+# for 10 classes and 32x32 images
+SMALL_PRIOR = {"prior_sizes": (8, 5, 3), "contextual_every": 1, "class_embedding_width": 64}
+
 
 @dataclass(frozen=True, slots=True)
 class PriorConfig:
@@ -125,6 +129,7 @@ class ContextualNetwork(nn.Module):
         config.check(stages=len(widths), classes=classes)
         self.backbone = backbone
         self.reduces = config.ranking == "reduce"
+        self.takes_context = [[*map(_takes_context, parts)] for parts in backbone.parts()]  # type: ignore[operator]
         stages = [stage - 1 for stage in config.contextual_stages or ()]
         self.sizes = dict(zip(stages, config.prior_sizes, strict=False))
         self.first_ranked = min(stages, default=len(widths)) - 1
@@ -159,8 +164,8 @@ class ContextualNetwork(nn.Module):
         order = torch.arange(len(self.classes.weight), device=x.device).expand(len(x), -1)
         found, context = [], None
         for stage, parts in enumerate(self.backbone.parts()):  # type: ignore[operator]
-            for part in parts:
-                x = part(x, context) if context is not None and _takes_context(part) else part(x)
+            for part, takes_context in zip(parts, self.takes_context[stage], strict=True):
+                x = part(x, context) if takes_context and context is not None else part(x)
             if stage >= self.first_ranked:
                 scores = self.classes(self.projections[str(stage)](x))
                 found.append((scores, order))

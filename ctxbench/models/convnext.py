@@ -124,9 +124,8 @@ class ConvNeXt(nn.Module):
         """Return the output of every stage, (B, C_s, H_s, W_s)."""
         x = self.stem(x)
         maps = []
-        for parts in self.parts():
-            for part in parts:
-                x = part(x)
+        for index, stage in enumerate(self.stages):
+            x = stage(self.downsample_layers[index](x) if index else x)
             maps.append(x)
         return maps
 

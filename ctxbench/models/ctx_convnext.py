@@ -6,9 +6,14 @@ from functools import partial
 from torch import nn
 
 from ctxbench.models._spec import ModelSpec
-from ctxbench.models.contextual import ContextualNetwork, PriorConfig, contextual_loss
+from ctxbench.models.contextual import (
+    SMALL_PRIOR,
+    SOURCE,
+    ContextualNetwork,
+    PriorConfig,
+    contextual_loss,
+)
 from ctxbench.models.convnext import NANO, SIZES, ConvNeXtConfig, convnext, plain_depthwise
-from ctxbench.models.ctx_resnet import SMALL_PRIOR
 
 
 def ctx_convnext(config: ConvNeXtConfig, prior: PriorConfig) -> ContextualNetwork:
@@ -31,13 +36,11 @@ def _depthwise(prior: PriorConfig, channels: int, *, stage: int, index: int) -> 
     return prior.convolution(channels, 7, stride=1, dilation=1, groups=channels, norm="layer")
 
 
-_SOURCE = "ICLR 2023, OpenReview PldynS56bN; aliyun/Contextual-Convolutional-Networks@167050e"
-
 SPECS = {
     **{
         f"ctx_convnext_{size}": ModelSpec(
             ctx_convnext,
-            source=_SOURCE,
+            source=SOURCE,
             preset={**preset, "contextual_every": 3},
             baseline=f"convnext_{size}",
             loss=contextual_loss,
@@ -46,7 +49,7 @@ SPECS = {
     },
     "ctx_convnext_nano": ModelSpec(
         ctx_convnext,
-        source=_SOURCE,
+        source=SOURCE,
         preset={**NANO, **SMALL_PRIOR},
         baseline="convnext_nano",
         image_px=32,

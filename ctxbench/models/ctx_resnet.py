@@ -6,7 +6,13 @@ from functools import partial
 from torch import nn
 
 from ctxbench.models._spec import ModelSpec
-from ctxbench.models.contextual import ContextualNetwork, PriorConfig, contextual_loss
+from ctxbench.models.contextual import (
+    SMALL_PRIOR,
+    SOURCE,
+    ContextualNetwork,
+    PriorConfig,
+    contextual_loss,
+)
 from ctxbench.models.resnet import DEPTHS, TINY, Place, ResNetConfig, plain_conv3x3, resnet
 
 
@@ -33,15 +39,11 @@ def _conv3x3(
     return prior.convolution(width, 3, stride=stride, dilation=dilation, groups=1, norm="batch")
 
 
-_SOURCE = "ICLR 2023, OpenReview PldynS56bN; aliyun/Contextual-Convolutional-Networks@167050e"
-# for 10 classes and 32x32 images
-SMALL_PRIOR = {"prior_sizes": (8, 5, 3), "contextual_every": 1, "class_embedding_width": 64}
-
 SPECS = {
     **{
         f"ctx_resnet{depth}": ModelSpec(
             ctx_resnet,
-            source=_SOURCE,
+            source=SOURCE,
             preset=DEPTHS[depth],
             baseline=f"resnet{depth}",
             loss=contextual_loss,
@@ -50,7 +52,7 @@ SPECS = {
     },
     "ctx_resnet_tiny": ModelSpec(
         ctx_resnet,
-        source=_SOURCE,
+        source=SOURCE,
         preset={**TINY, **SMALL_PRIOR},
         baseline="resnet_tiny",
         image_px=32,

@@ -7,7 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ctxbench.ops._conv import check_replaceable, pair, take_over
+from ctxbench.ops._conv import (
+    add_bias,
+    check_groups,
+    check_input,
+    check_kernel,
+    check_replaceable,
+    check_zero_padding,
+    initialise,
+    pair,
+    take_over,
+)
 from ctxbench.ops._per_sample import conv2d_per_sample
 from ctxbench.ops._spec import OpSpec
 
@@ -62,54 +72,36 @@ class CGConv2d(nn.Module):
         self.reset_parameters()
 
     def _check(self) -> None:
-        if any(size < 1 or size % 2 == 0 for size in self.kernel_size):
-            raise ValueError(
-                f"CGConv2d needs an odd kernel to stay centred; got kernel_size={self.kernel_size}."
-            )
+        check_kernel("CGConv2d", self.kernel_size)
         channels = (self.in_channels, self.out_channels, self.groups)
         if min(*channels, *self.stride, *self.dilation) < 1:
             raise ValueError(
                 f"CGConv2d needs channels, groups, stride and dilation of at least 1; got "
                 f"{', '.join(map(str, channels))}, {self.stride}, {self.dilation}."
             )
-        if self.in_channels % self.groups or self.out_channels % self.groups:
-            raise ValueError(
-                f"CGConv2d needs channels divisible by groups={self.groups}; got "
-                f"in_channels={self.in_channels}, out_channels={self.out_channels}."
-            )
+        check_groups("CGConv2d", self.in_channels, self.out_channels, self.groups)
 
     def reset_parameters(self) -> None:
         """Initialise the weight and the bias as `nn.Conv2d` does."""
-        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
-        if self.bias is not None:
-            bound = prod(self.weight.shape[1:]) ** -0.5
-            nn.init.uniform_(self.bias, -bound, bound)
+        initialise(self.weight, self.bias)
 
     def gates(self, x: Tensor) -> Tensor:
         """Return what each image multiplies the weight by, (B, O, C / groups, kh, kw) in 0 to 1."""
         if self.gate is None:
             raise ValueError("A CGConv2d of kernel_size=(1, 1) is plain and has no gates.")
-        self._check_input(x)
+        check_input("CGConv2d", self.in_channels, x)
         return self.gate(x)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of each image with its own gated weight."""
         if self.gate is None:
-            self._check_input(x)
+            check_input("CGConv2d", self.in_channels, x)
             return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
         y = conv2d_per_sample(
             x, self.weight * self.gates(x),
             stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
         )  # fmt: skip
-        # under autocast the convolution is of lower precision than the parameters
-        return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
-
-    def _check_input(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f"CGConv2d of in_channels={self.in_channels} got an input of shape "
-                f"{tuple(x.shape)}, (B, C, H, W)."
-            )
+        return add_bias(y, self.bias)
 
     def extra_repr(self) -> str:
         """Describe the layer inside a printed network."""
@@ -196,8 +188,7 @@ def from_conv(conv: nn.Conv2d) -> CGConv2d:
     if prod(conv.kernel_size) == 1:
         raise ValueError("1x1, which CGC leaves plain")
     check_replaceable(conv)
-    if conv.padding_mode != "zeros":
-        raise ValueError(f"padding_mode={conv.padding_mode!r}, where CGC pads with zeros")
+    check_zero_padding(conv, "CGC")
     op = CGConv2d(
         conv.in_channels, conv.out_channels, (conv.kernel_size[0], conv.kernel_size[1]),
         stride=(conv.stride[0], conv.stride[1]), dilation=(conv.dilation[0], conv.dilation[1]),

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ctxbench.ops._conv import check_replaceable, pair, take_over
+from ctxbench.ops._conv import (
+    check_groups,
+    check_input,
+    check_kernel,
+    check_replaceable,
+    initialise,
+    pair,
+    take_over,
+)
 from ctxbench.ops._spec import OpSpec
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -70,10 +78,7 @@ class CoConv2d(nn.Module):
         self.reset_parameters()
 
     def _check(self) -> None:
-        if any(size < 1 or size % 2 == 0 for size in self.kernel_size):
-            raise ValueError(
-                f"CoConv2d needs an odd kernel to stay centred; got kernel_size={self.kernel_size}."
-            )
+        check_kernel("CoConv2d", self.kernel_size)
         if not isinstance(self.dilation, int):
             raise ValueError(
                 f"CoConv2d multiplies its dilations by one number; got dilation={self.dilation}."
@@ -84,11 +89,7 @@ class CoConv2d(nn.Module):
                 f"{self.in_channels}, {self.out_channels}, {self.groups}, {self.stride}, "
                 f"{self.dilation}."
             )
-        if self.in_channels % self.groups or self.out_channels % self.groups:
-            raise ValueError(
-                f"CoConv2d needs channels divisible by groups={self.groups}; got "
-                f"in_channels={self.in_channels}, out_channels={self.out_channels}."
-            )
+        check_groups("CoConv2d", self.in_channels, self.out_channels, self.groups)
         if self.padding_mode not in _MODES:
             raise ValueError(
                 f"CoConv2d pads with one of {_MODES}; got padding_mode={self.padding_mode!r}."
@@ -96,18 +97,11 @@ class CoConv2d(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise as `nn.Conv2d` does."""
-        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
-        if self.bias is not None:
-            bound = prod(self.weight.shape[1:]) ** -0.5
-            nn.init.uniform_(self.bias, -bound, bound)
+        initialise(self.weight, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return every level's output, side by side on the channel axis."""
-        if x.ndim not in (3, 4) or x.shape[-3] != self.in_channels:
-            raise ValueError(
-                f"CoConv2d of in_channels={self.in_channels} got an input of shape "
-                f"{tuple(x.shape)}, (B, C, H, W)."
-            )
+        check_input("CoConv2d", self.in_channels, x, unbatched=True)
         widths = [piece.width for piece in self._pieces]
         weights = torch.split(self.weight, widths)  # at once: one gradient instead of one a level
         biases = [None] * len(widths) if self.bias is None else torch.split(self.bias, widths)

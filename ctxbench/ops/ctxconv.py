@@ -6,7 +6,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ctxbench.ops._conv import check_replaceable, take_over
+from ctxbench.ops._conv import (
+    add_bias,
+    check_input,
+    check_kernel,
+    check_replaceable,
+    check_zero_padding,
+    initialise,
+    take_over,
+)
 from ctxbench.ops._norm import LayerNorm2d
 from ctxbench.ops._per_sample import conv2d_per_sample
 from ctxbench.ops._sampling import Window, dense_conv, depthwise_conv, sample
@@ -98,10 +106,7 @@ class ContextualConv2d(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise the static kernel as `nn.Conv2d` does, and what is generated to zero."""
-        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
-        if self.bias is not None:
-            bound = self.weight[0].numel() ** -0.5
-            nn.init.uniform_(self.bias, -bound, bound)
+        initialise(self.weight, self.bias)
         self.reset_generated()
 
     def reset_generated(self) -> None:
@@ -153,8 +158,7 @@ class ContextualConv2d(nn.Module):
             )  # fmt: skip
         else:
             y = self._displaced(x, context)
-        # in the type of y: under autocast a float32 bias would make all of it float32
-        return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
+        return add_bias(y, self.bias)
 
     def _change(self, x: Tensor, context: Tensor | None) -> Tensor | None:
         """Return the kernel offset of every sample, (B, C, k * k)."""
@@ -183,11 +187,7 @@ class ContextualConv2d(nn.Module):
         return y.to(offset.dtype).reshape(len(x), self.out_channels, *offset.shape[2:])
 
     def _check_inputs(self, x: Tensor, context: Tensor | None) -> None:
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f"ContextualConv2d of in_channels={self.in_channels} got an input of shape "
-                f"{tuple(x.shape)}, (B, C, H, W)."
-            )
+        check_input("ContextualConv2d", self.in_channels, x)
         wanted = None if self.context_channels is None else (len(x), self.context_channels)
         given = None if context is None else tuple(context.shape)
         if given != wanted:
@@ -234,10 +234,7 @@ def _check_numbers(
 
 
 def _check_window(in_channels: int, out_channels: int, kernel_size: int, groups: int) -> None:
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(
-            f"ContextualConv2d needs an odd kernel to stay centred; got kernel_size={kernel_size}."
-        )
+    check_kernel("ContextualConv2d", kernel_size)
     if groups != 1 and not groups == in_channels == out_channels:
         raise ValueError(
             f"ContextualConv2d is defined for groups=1 and for a depthwise convolution "
@@ -262,8 +259,7 @@ def from_conv(
     if prod(conv.kernel_size) == 1:
         raise ValueError("1x1, which the paper leaves plain")
     check_replaceable(conv)
-    if conv.padding_mode != "zeros":
-        raise ValueError(f"padding_mode={conv.padding_mode!r}, where ctxconv pads with zeros")
+    check_zero_padding(conv, "ctxconv")
     for name in ("kernel_size", "stride", "dilation"):
         first, second = getattr(conv, name)
         if first != second:
