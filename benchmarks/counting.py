@@ -83,7 +83,7 @@ def _build(spec):
     from ctxbench.models import resolve
 
     network = resolve(spec)
-    x = network.inputs(1, network.image_px, network.image_px)
+    (x,) = network.inputs(1, network.image_px, network.image_px)
     return network.build().eval(), x
 
 

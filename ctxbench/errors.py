@@ -56,5 +56,13 @@ class CountingError(CtxbenchError):
     """A network that cannot be run on the example input it was given."""
 
 
+class LatencyError(CtxbenchError):
+    """A measurement that cannot be made as asked, or whose number would be wrong."""
+
+
+class OutOfMemoryError(LatencyError):
+    """A network that does not fit into the memory; a row says so."""
+
+
 class RecordsError(CtxbenchError):
     """Result rows that cannot be found, read or written."""

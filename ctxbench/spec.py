@@ -41,8 +41,23 @@ def bind(name: str, builder: Callable[..., T], given: Mapping[str, Any]) -> Call
     """Return the call of `builder` with the options of a spec string that named it.
 
     Options are the builder's keyword parameters of a plain type and the fields of configuration
-    dataclasses that it takes by position. Text is converted to the declared type, other values
-    pass.
+    dataclasses that it takes by position.
+    Raises: UnknownNameError or SpecError as `read_options` does.
+    """
+    values = read_options(name, builder, given)
+    configs = [
+        (config, {key: values.pop(key) for key in list(values) if key in _fields(config)})
+        for config in _configs_of(builder)
+    ]
+    return partial(_call_with_configs, builder, configs, values)
+
+
+def read_options(
+    name: str, builder: Callable[..., object], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the given options of a builder as values.
+
+    Text is converted to the declared type, other values pass.
     Raises: UnknownNameError or SpecError naming option, value and what is expected.
     """
     known = options_of(builder)
@@ -51,11 +66,7 @@ def bind(name: str, builder: Callable[..., T], given: Mapping[str, Any]) -> Call
         if key not in known:
             raise UnknownNameError(f"option of {name}", key, known)
         values[key] = _converted(name, key, value, known[key])
-    configs = [
-        (config, {key: values.pop(key) for key in list(values) if key in _fields(config)})
-        for config in _configs_of(builder)
-    ]
-    return partial(_call_with_configs, builder, configs, values)
+    return values
 
 
 def options_of(builder: Callable[..., object]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Options that are spelled the same in every command."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -26,7 +26,7 @@ RESULTS = Path("results")
 
 def image_size(text: str | None) -> tuple[int, int] | None:
     """Read `224` or `256x192` as (height, width)."""
-    if text is None:
+    if not text:
         return None
     sides = text.lower().split("x")
     if not all(side.isdecimal() and int(side) > 0 for side in sides) or len(sides) > 2:
@@ -45,3 +45,10 @@ def progress(items: Sequence[T], label: str, *, quiet: bool) -> Iterator[T]:
     hidden = quiet or len(items) < 2 or not sys.stderr.isatty()
     with typer.progressbar(items, label=label, file=sys.stderr, hidden=hidden) as bar:
         yield from bar
+
+
+def ticker(*, quiet: bool) -> Callable[[str], None]:
+    """Return what shows the step under way in one line on standard error, if it is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        return lambda text: None
+    return lambda text: typer.echo(f"\r\033[K{text}", nl=False, err=True)

@@ -66,23 +66,24 @@ class Setting:
 def count_spec(spec: str, setting: Setting = Setting()) -> tuple[Count, tuple[int, ...]]:
     """Count the network of a spec, without allocating its weights; asked again, it remembers.
 
-    Returns the count and the shape of the input.
+    Returns the count and the shape of the first input.
     """
     network = resolve(spec)
+    model = without_weights(network)
     height, width = setting.image_size or (network.image_px, network.image_px)
     try:
-        x = network.inputs(setting.batch, height, width)
+        inputs = network.inputs(setting.batch, height, width)
     except RuntimeError as error:  # more memory than there is
         raise CountingError(
             f"{spec} cannot run on inputs of {setting.batch} x {height}x{width} px: {error}"
         ) from None
     counted = count(
-        without_weights(network),
-        x,
+        model,
+        *inputs,
         allow_uncounted=setting.allow_uncounted,
         cross_check=setting.cross_check,
     )
-    return counted, tuple(x.shape)
+    return counted, tuple(inputs[0].shape)
 
 
 def measure_costs(spec: str, *, against: str | None = None, setting: Setting) -> CostRow:

@@ -1,9 +1,12 @@
 """Two networks, layer by layer: where their parameters and multiply-accumulates differ."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from ctxbench.measure.flops import Count, ModuleCount
+
+NumberT = TypeVar("NumberT", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +84,29 @@ def _different(mine: Mapping[str, int], theirs: Mapping[str, int]) -> tuple[str,
     return tuple(kind for kind in {**mine, **theirs} if mine.get(kind) != theirs.get(kind))
 
 
+def backbone_prefix(counted: Count, other: Count) -> str:
+    """Return what pairing drops from names: the prefix of a backbone if only one network has it."""
+    alone = "backbone" in counted.modules and "backbone" not in other.modules
+    return "backbone." if alone else ""
+
+
+def sum_by_layer(
+    values: Mapping[str, NumberT], layers: Collection[str]
+) -> dict[str | None, NumberT]:
+    """Add up values of modules by the layer that each lies in, the innermost; None: in no layer."""
+    totals: dict[str | None, NumberT] = {}
+    for name, value in values.items():
+        layer = name if name in layers else _holder(name, layers)
+        totals[layer] = totals[layer] + value if layer in totals else value
+    return totals
+
+
 def _bare(counted: Count, other: Count) -> Count:
     """Drop the prefix of a backbone if the other network has none."""
-    if "backbone" not in counted.modules or "backbone" in other.modules:
+    prefix = backbone_prefix(counted, other)
+    if not prefix:
         return counted
-    modules = {name.removeprefix("backbone."): m for name, m in counted.modules.items()}
+    modules = {name.removeprefix(prefix): m for name, m in counted.modules.items()}
     return replace(counted, modules=modules)
 
 
@@ -103,7 +124,7 @@ def _leaves(names: list[str]) -> set[str]:
     return set(names) - holders - {""}
 
 
-def _holder(name: str, names: set[str]) -> str | None:
+def _holder(name: str, names: Collection[str]) -> str | None:
     """Return the innermost of `names` that has `name` inside it."""
     while name:
         name = name.rpartition(".")[0]
@@ -114,12 +135,8 @@ def _holder(name: str, names: set[str]) -> str | None:
 
 def _costs(counted: Count, names: list[str]) -> dict[str, tuple[str, int, int]]:
     """Return kind, parameters and MACs of each layer, without the layers listed inside it."""
-    listed = {name for name in names if name in counted.modules}
-    params = dict.fromkeys(listed, 0)
-    macs = dict.fromkeys(listed, 0)
-    for name, module in counted.modules.items():
-        layer = name if name in listed else _holder(name, listed)
-        if layer is not None:
-            params[layer] += module.own_params
-            macs[layer] += module.own.macs
-    return {name: (counted.modules[name].kind, params[name], macs[name]) for name in listed}
+    modules = counted.modules
+    listed = {name for name in names if name in modules}
+    params = sum_by_layer({name: m.own_params for name, m in modules.items()}, listed)
+    macs = sum_by_layer({name: m.own.macs for name, m in modules.items()}, listed)
+    return {name: (modules[name].kind, params[name], macs[name]) for name in listed}

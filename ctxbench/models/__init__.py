@@ -2,10 +2,11 @@
 
 `name[:key=value]...` for ours, `torchvision/NAME`, `timm/NAME`, `PATH.py:FUNCTION` for others; with
 `:replace=OPERATOR[:key=value]...` behind it, that operator stands in for its convolutions.
+`op/NAME[:key=value]...` is one operator alone, at the shape that its options give.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
@@ -16,10 +17,11 @@ from torch.overrides import TorchFunctionMode
 
 from ctxbench.errors import SpecError, UnknownNameError
 from ctxbench.models import foreign
-from ctxbench.models._spec import ModelSpec, Network
+from ctxbench.models._spec import ModelSpec, Network, alone
 from ctxbench.models.checkpoint import load_checkpoint
 from ctxbench.models.replace import Replaced, Replacement, replace_conv, split_replacement
-from ctxbench.spec import bind, split_spec
+from ctxbench.ops import LAYERS
+from ctxbench.spec import bind, defaults_of, read_options, split_spec
 
 __all__ = [
     "MODELS",
@@ -36,6 +38,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+OPERATOR = "op/"  # what the name of an operator alone begins with
+_OPERATOR_PX = 56  # the side of the maps that a ResNet's first stage sees at 224 px
 
 # A family file holds SPECS, name -> ModelSpec; add it here.
 _FAMILIES = (
@@ -66,7 +71,7 @@ def list_models() -> list[str]:
 
 
 def create_model(spec: str) -> nn.Module:
-    """Build the network that a spec string names, with freshly initialised weights.
+    """Build the network, or operator, that a spec string names, with fresh weights.
 
     Raises: UnknownNameError or SpecError for a name, key or value that does not exist.
     """
@@ -75,7 +80,7 @@ def create_model(spec: str) -> nn.Module:
 
 def resolve(spec: str) -> Network:
     """Check a spec string and return the network it names, not yet built."""
-    plain, operator = split_replacement(spec)
+    plain, operator = _split(spec)
     network = _resolve(plain)
     if operator is None:
         return network
@@ -86,10 +91,21 @@ def resolve(spec: str) -> Network:
 
 def replaced_in(spec: str) -> Replaced | None:
     """Return what the replacement in a spec does to its network; None if the spec has none."""
-    plain, operator = split_replacement(spec)
+    plain, operator = _split(spec)
     if operator is None:
         return None
     return Replacement.read(operator).apply(without_weights(resolve(plain)))
+
+
+def _split(spec: str) -> tuple[str, str | None]:
+    """Return the spec of the network and that of its replacement, which an operator has not."""
+    plain, operator = split_replacement(spec)
+    if operator is not None and _is_operator(plain):
+        raise SpecError(
+            f"{plain} is one operator, with no network around it to replace convolutions in. "
+            f"Leave replace={operator} out, or name the other operator: {OPERATOR}{operator}."
+        )
+    return plain, operator
 
 
 def _with_replacement(build: Callable[[], nn.Module], replacement: Replacement) -> nn.Module:
@@ -102,6 +118,8 @@ def _resolve(spec: str) -> Network:
     name, given = split_spec(spec)
     if foreign.is_foreign(name):
         return foreign.resolve(spec, name, given)
+    if _is_operator(name):
+        return _resolve_operator(spec, name, given)
     if name not in MODELS:
         raise UnknownNameError("network", name, MODELS)
     known = MODELS[name]
@@ -109,8 +127,26 @@ def _resolve(spec: str) -> Network:
     return Network(
         spec=spec,
         build=partial(_checked, name, bind(name, known.build, options)),
-        inputs=partial(_checked, name, partial(known.inputs, options)),
+        inputs=partial(_checked, name, partial(alone, known.inputs, options)),
         image_px=known.image_px,
+    )
+
+
+def _is_operator(name: str) -> bool:
+    return name.startswith(OPERATOR) and not foreign.is_foreign(name)  # op/nets.py is a file
+
+
+def _resolve_operator(spec: str, name: str, given: Mapping[str, str]) -> Network:
+    operator = name.removeprefix(OPERATOR)
+    if operator not in LAYERS:
+        raise UnknownNameError("operator", operator, LAYERS)
+    layer = LAYERS[operator]
+    options = {**defaults_of(layer.build), **read_options(name, layer.build, given)}
+    return Network(
+        spec=spec,
+        build=partial(_checked, name, partial(layer.build, **options)),
+        inputs=partial(_checked, name, partial(layer.inputs, options)),
+        image_px=_OPERATOR_PX,
     )
 
 

@@ -18,6 +18,13 @@ def images(options: Mapping[str, Any], batch: int, height: int, width: int) -> T
     return torch.zeros(batch, int(options.get("in_channels", 3)), height, width)
 
 
+def alone(
+    make: Inputs, options: Mapping[str, Any], batch: int, height: int, width: int
+) -> tuple[Tensor]:
+    """Return the only input of a network as the tuple that `Network.inputs` makes."""
+    return (make(options, batch, height, width),)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One network: its builder, the options that make this flavour, and where it is published.
@@ -39,12 +46,13 @@ class ModelSpec:
 class Network:
     """A spec string with every name resolved and every option checked, not yet built.
 
-    `inputs(batch, height, width)` makes a tensor that the network takes.
+    `inputs(batch, height, width)` makes the tensors that its forward takes: images alone for most,
+    and what else it is called with where it is an operator with a second input.
     """
 
     spec: str
     build: Callable[[], nn.Module]
-    inputs: Callable[[int, int, int], Tensor]
+    inputs: Callable[[int, int, int], tuple[Tensor, ...]]
     image_px: int
 
 

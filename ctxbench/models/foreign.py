@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ctxbench.errors import MissingPackageError, SpecError, UnknownNameError
-from ctxbench.models._spec import Network, images
+from ctxbench.models._spec import Network, alone, images
 from ctxbench.spec import literal
 
 Builder = Callable[..., nn.Module]
@@ -44,7 +44,7 @@ def resolve(spec: str, name: str, given: Mapping[str, str]) -> Network:
     return Network(
         spec=spec,
         build=partial(_call, name, build, options),
-        inputs=partial(images, channels),
+        inputs=partial(alone, images, channels),
         image_px=side,
     )
 

@@ -2,20 +2,26 @@
 
 from collections.abc import Iterable
 from fnmatch import fnmatch
+from typing import Any
 
 from ctxbench.errors import UnknownNameError
-from ctxbench.models import MODELS, resolve, without_weights
-from ctxbench.ops import OPS
+from ctxbench.models import MODELS, OPERATOR, resolve, without_weights
+from ctxbench.ops import LAYERS, OPS
 from ctxbench.spec import defaults_of, options_of
 
 Row = dict[str, object]
 
 
 def matching(pattern: str) -> list[str]:
-    """Return the registered names that a pattern like `coresnet*` matches, sorted."""
-    names = [name for name in sorted(MODELS) if fnmatch(name, pattern)]
+    """Return the registered names that a pattern like `coresnet*` or `op/*` matches, sorted.
+
+    Operators are matched by patterns that begin with `op/` alone: `*` is every network.
+    """
+    operators = pattern.startswith(OPERATOR)
+    known = sorted(_operators() if operators else MODELS)
+    names = [name for name in known if fnmatch(name, pattern)]
     if not names:
-        raise UnknownNameError("network", pattern, MODELS)
+        raise UnknownNameError("operator" if operators else "network", pattern, known)
     return names
 
 
@@ -30,31 +36,56 @@ def expand(specs: Iterable[str]) -> list[str]:
 
 
 def listing(pattern: str = "*") -> list[Row]:
-    """Return parameters, options with their values, and source of operators and networks."""
-    operators: list[Row] = [
-        {"kind": "operator", "model": name, "source": known.source}
-        for name, known in OPS.items()
-        if fnmatch(name, pattern)
-    ]
-    networks = [_row(name) for name in sorted(MODELS) if fnmatch(name, pattern)]
+    """Return parameters, options with their values, and source of operators and networks.
+
+    The names are specs: an operator is `op/NAME`, and its row is of the layer without options.
+    """
+    operators = [_operator(name) for name in _operators() if fnmatch(name, pattern)]
+    networks = [_network(name) for name in sorted(MODELS) if fnmatch(name, pattern)]
     if not operators and not networks:
-        raise UnknownNameError("operator or network", pattern, [*OPS, *MODELS])
+        raise UnknownNameError("operator or network", pattern, [*_operators(), *MODELS])
     return operators + networks
 
 
-def _row(name: str) -> Row:
-    known, network = MODELS[name], resolve(name)
+def _operators() -> list[str]:
+    return [f"{OPERATOR}{name}" for name in LAYERS]
+
+
+def _operator(name: str) -> Row:
+    build, known = LAYERS[name.removeprefix(OPERATOR)].build, OPS.get(name.removeprefix(OPERATOR))
+    return {
+        "kind": "operator",
+        **_measured(name),
+        "baseline": f"{OPERATOR}conv" if known and known.from_conv else None,
+        "options": _options(options_of(build), defaults_of(build)),
+        "source": known.source if known else None,
+    }
+
+
+def _network(name: str) -> Row:
+    known = MODELS[name]
     values = {**defaults_of(known.build), **known.preset}
-    parameters = without_weights(network).parameters()
     return {
         "kind": "network",
-        "model": name,
-        "params": sum(parameter.numel() for parameter in parameters),
-        "image_px": known.image_px,
+        **_measured(name),
         "baseline": known.baseline,
-        "options": " ".join(f"{key}={_spell(values[key])}" for key in options_of(known.build)),
+        "options": _options(options_of(known.build), values),
         "source": known.source,
     }
+
+
+def _measured(name: str) -> Row:
+    network = resolve(name)
+    parameters = without_weights(network).parameters()
+    return {
+        "model": name,
+        "params": sum(parameter.numel() for parameter in parameters),
+        "image_px": network.image_px,
+    }
+
+
+def _options(known: Iterable[str], values: dict[str, Any]) -> str:
+    return " ".join(f"{key}={_spell(values[key])}" for key in known)
 
 
 def _spell(value: object) -> str:

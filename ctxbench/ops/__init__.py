@@ -1,7 +1,7 @@
 """Operators: one file each, registered here by hand."""
 
-from ctxbench.ops import cgc, coconv, contmix, ctxconv, reparam
-from ctxbench.ops._spec import OpSpec
+from ctxbench.ops import cgc, coconv, contmix, ctxconv, plain, reparam
+from ctxbench.ops._spec import Layer, OpSpec
 from ctxbench.ops.cgc import CGConv2d
 from ctxbench.ops.coconv import CoConv2d
 from ctxbench.ops.contmix import ContMix, ContMixBlock, DynamicBlock
@@ -9,6 +9,7 @@ from ctxbench.ops.ctxconv import ContextualConv2d
 from ctxbench.ops.reparam import DilatedReparam, RepConvBlock
 
 __all__ = [
+    "LAYERS",
     "OPS",
     "CGConv2d",
     "CoConv2d",
@@ -17,6 +18,7 @@ __all__ = [
     "ContextualConv2d",
     "DilatedReparam",
     "DynamicBlock",
+    "Layer",
     "OpSpec",
     "RepConvBlock",
 ]
@@ -29,4 +31,16 @@ OPS: dict[str, OpSpec] = {
     "repconv": reparam.REPCONV,
     "contmix": contmix.CONTMIX,
     "dynamic_block": contmix.DYNAMIC_BLOCK,
+}
+
+# what `op/NAME` builds: every operator, and the plain convolution
+LAYERS: dict[str, Layer] = {
+    "conv": plain.LAYER,
+    "coconv": coconv.LAYER,
+    "ctxconv": ctxconv.LAYER,
+    "cgc": cgc.LAYER,
+    "dilated_reparam": reparam.DILATED_REPARAM_LAYER,
+    "repconv": reparam.REPCONV_LAYER,
+    "contmix": contmix.CONTMIX_LAYER,
+    "dynamic_block": contmix.DYNAMIC_BLOCK_LAYER,
 }

@@ -19,7 +19,7 @@ from ctxbench.ops._conv import (
     take_over,
 )
 from ctxbench.ops._per_sample import conv2d_per_sample
-from ctxbench.ops._spec import OpSpec
+from ctxbench.ops._spec import Layer, OpSpec, one_map, or_same
 
 # input channels that interact with each other; fewer are one group
 _GROUP = 16
@@ -216,6 +216,23 @@ def _interacting(channels: int, outputs: int) -> tuple[int, int]:
     return together, outputs // groups
 
 
+def _layer(
+    *,
+    channels: int = 64,
+    out_channels: int | None = None,
+    kernel: int = 3,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    bias: bool = True,
+) -> CGConv2d:
+    return CGConv2d(
+        channels, or_same(out_channels, channels), kernel,
+        stride=stride, dilation=dilation, groups=groups, bias=bias,
+    )  # fmt: skip
+
+
+LAYER = Layer(_layer, one_map)
 SPEC = OpSpec(
     build=lambda: CGConv2d(32, 8, 3),
     inputs=lambda b, h, w: (torch.randn(b, 32, h, w),),

@@ -19,7 +19,7 @@ from ctxbench.ops._conv import (
     pair,
     take_over,
 )
-from ctxbench.ops._spec import OpSpec
+from ctxbench.ops._spec import Layer, OpSpec, one_map, or_same
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 Levels = int | str | Sequence[tuple[int, int]]
@@ -239,6 +239,24 @@ def _top(levels: str) -> int:
     return int(match[1] or 4)
 
 
+def _layer(
+    *,
+    channels: int = 64,
+    out_channels: int | None = None,
+    kernel: int = 3,
+    levels: int | str = 4,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    bias: bool = True,
+) -> CoConv2d:
+    return CoConv2d(
+        channels, or_same(out_channels, channels), kernel,
+        levels=levels, stride=stride, dilation=dilation, groups=groups, bias=bias,
+    )  # fmt: skip
+
+
+LAYER = Layer(_layer, one_map)
 SPEC = OpSpec(
     build=lambda: CoConv2d(8, 8, 3, levels=3),
     inputs=lambda b, h, w: (torch.randn(b, 8, h, w),),

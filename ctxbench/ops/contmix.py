@@ -1,5 +1,8 @@
 """ContMix: at every position a kernel made from how the position relates to the whole map."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,7 +18,7 @@ from ctxbench.ops._parts import (
     drop_path,
     feed_forward,
 )
-from ctxbench.ops._spec import OpSpec
+from ctxbench.ops._spec import Layer, OpSpec, check_numbers, one_map
 from ctxbench.ops.reparam import DilatedReparam
 
 # the context is pooled to so many regions per axis
@@ -330,8 +333,50 @@ def _fuse(channels: int, width: int) -> nn.Sequential:
     )
 
 
+def _contmix(
+    *,
+    channels: int = 64,
+    kernel: int = 7,
+    small_kernel: int = 5,
+    heads: int = 1,
+    ratio: int = 4,
+    folded: bool = False,
+) -> ContMixBlock:
+    check_numbers(channels=channels, ratio=ratio)
+    return ContMixBlock(
+        channels, kernel, small_kernel_size=small_kernel, heads=heads, ratio=ratio, folded=folded
+    )
+
+
+def _dynamic_block(
+    *,
+    channels: int = 64,
+    context_channels: int = 64,
+    kernel: int = 7,
+    small_kernel: int = 5,
+    heads: int = 1,
+    ratio: int = 3,
+    first: bool = False,
+    folded: bool = False,
+) -> DynamicBlock:
+    check_numbers(channels=channels, context_channels=context_channels, ratio=ratio)
+    return DynamicBlock(
+        channels, context_channels, kernel,
+        small_kernel_size=small_kernel, heads=heads, ratio=ratio, first=first, folded=folded,
+    )  # fmt: skip
+
+
+def _map_and_priors(
+    options: Mapping[str, Any], batch: int, height: int, width: int
+) -> tuple[Tensor, ...]:
+    prior = (batch, options["context_channels"], height, width)
+    return (*one_map(options, batch, height, width), torch.randn(prior), torch.randn(prior))
+
+
 _SOURCE = "arXiv:2502.20087, section 3; LMMMEng/OverLoCK@2c8ab3b"
 
+CONTMIX_LAYER = Layer(_contmix, one_map)
+DYNAMIC_BLOCK_LAYER = Layer(_dynamic_block, _map_and_priors)
 CONTMIX = OpSpec(
     build=lambda: ContMixBlock(8, 7, small_kernel_size=3),
     inputs=lambda b, h, w: (torch.randn(b, 8, h, w),),

@@ -1,7 +1,8 @@
 """Contextual convolution: a class prior bends the sampling grid and the kernel of a convolution."""
 
+from collections.abc import Mapping
 from math import prod
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from ctxbench.ops._conv import (
 from ctxbench.ops._norm import LayerNorm2d
 from ctxbench.ops._per_sample import conv2d_per_sample
 from ctxbench.ops._sampling import Window, dense_conv, depthwise_conv, sample
-from ctxbench.ops._spec import OpSpec
+from ctxbench.ops._spec import Layer, OpSpec, one_map, or_same
 
 Parts = Literal["both", "offsets", "kernels"]
 Norm = Literal["batch", "layer"]
@@ -273,18 +274,51 @@ def from_conv(
     return op
 
 
-def _example() -> ContextualConv2d:
-    """Return a small layer that displaces its taps: at zero, sampling has a kink."""
-    op = ContextualConv2d(8, 6, context_channels=4)
+def _layer(  # noqa: PLR0913 - the arguments of the class
+    *,
+    channels: int = 64,
+    out_channels: int | None = None,
+    kernel: int = 3,
+    context_channels: int | None = None,
+    stride: int = 1,
+    dilation: int = 1,
+    depthwise: bool = False,
+    bias: bool = True,
+    parts: Parts = "both",
+    mask: bool = True,
+    norm: Norm = "batch",
+) -> ContextualConv2d:
+    op = ContextualConv2d(
+        channels, or_same(out_channels, channels), kernel,
+        context_channels=context_channels, stride=stride, dilation=dilation,
+        groups=channels if depthwise else 1, bias=bias, parts=parts, mask=mask, norm=norm,
+    )  # fmt: skip
+    return _nudged(op, 0.01)
+
+
+def _inputs(options: Mapping[str, Any], batch: int, height: int, width: int) -> tuple[Tensor, ...]:
+    x = one_map(options, batch, height, width)
+    context_channels = options["context_channels"]
+    return x if context_channels is None else (*x, torch.randn(batch, context_channels))
+
+
+def _nudged(op: ContextualConv2d, std: float) -> ContextualConv2d:
+    """Draw the last layers of both networks, which training leaves anything but zero.
+
+    A new layer generates zeros: every tap falls on a whole pixel, where sampling has a kink and
+    reads what lies in order, and no kernel changes. Neither its gradient nor its time is that of
+    a layer in use.
+    """
     for net in (op.offset_net, op.kernel_net):
         if net is not None:
-            nn.init.normal_(net[-1].weight, std=0.1)  # type: ignore[arg-type]
+            nn.init.normal_(net[-1].weight, std=std)  # type: ignore[arg-type]
             nn.init.normal_(net[-1].bias, std=0.3)  # type: ignore[arg-type]
     return op
 
 
+LAYER = Layer(_layer, _inputs)
 SPEC = OpSpec(
-    build=_example,
+    build=lambda: _nudged(ContextualConv2d(8, 6, context_channels=4), 0.1),
     inputs=lambda b, h, w: (torch.randn(b, 8, h, w), torch.randn(b, 4)),
     source="ICLR 2023, OpenReview PldynS56bN; aliyun/Contextual-Convolutional-Networks@167050e",
     from_conv=from_conv,

@@ -13,7 +13,7 @@ from ctxbench.ops._parts import (
     drop_path,
     feed_forward,
 )
-from ctxbench.ops._spec import OpSpec
+from ctxbench.ops._spec import Layer, OpSpec, check_numbers, one_map
 
 # kernel size -> (size, dilation) of the branches beside the large kernel
 BRANCHES = {
@@ -226,6 +226,27 @@ def _fold(entries: Mapping[str, Tensor], kernel_size: int) -> tuple[Tensor, Tens
     return weight.to(large.dtype), bias.to(large.dtype)
 
 
+def _dilated_reparam(
+    *, channels: int = 64, kernel: int = 7, folded: bool = False
+) -> DilatedReparam:
+    check_numbers(channels=channels)
+    return DilatedReparam(channels, kernel, folded=folded)
+
+
+def _repconv(
+    *,
+    channels: int = 64,
+    kernel: int = 7,
+    ratio: int = 4,
+    scaled: bool = False,
+    folded: bool = False,
+) -> RepConvBlock:
+    check_numbers(channels=channels, ratio=ratio)
+    return RepConvBlock(channels, kernel, ratio=ratio, scaled=scaled, folded=folded)
+
+
+DILATED_REPARAM_LAYER = Layer(_dilated_reparam, one_map)
+REPCONV_LAYER = Layer(_repconv, one_map)
 DILATED_REPARAM = OpSpec(
     build=lambda: DilatedReparam(8, 7),
     inputs=lambda b, h, w: (torch.randn(b, 8, h, w),),

@@ -15,6 +15,7 @@ from ctxbench import cli
 from ctxbench.claims import PARITY, load_claims
 from ctxbench.measure._flop_tables import RULES
 from ctxbench.measure._values import macs
+from ctxbench.ops import LAYERS
 from ctxbench.records import read_rows
 
 
@@ -123,6 +124,10 @@ def test_a_disagreement_with_torchs_counter_is_shown(run, monkeypatch):
         (("flops", "torchvision/resnet18:weights=DEFAULT"), "weights= would download weights"),
         (("flops", "timm/resnet18:pretrained=true"), "pretrained= would download weights"),
         (("flops", "x*"), "Unknown network 'x*'."),
+        (("flops", "op/cocnv"), "Unknown operator 'cocnv'. Did you mean 'coconv'?"),
+        (("flops", "op/x*"), "Unknown operator 'op/x*'."),
+        (("flops", "op/coconv:replace=cgc"), "op/coconv is one operator, with no network"),
+        (("flops", "op/coconv:channels=-1"), "op/coconv: CoConv2d needs channels"),
         (("flops", "ssd300_resnet50", "--image-size", "32"), "cannot run on inputs (1, 3, 32, 32)"),
         (("claims", "--paper", "cocnv"), "Unknown paper 'cocnv'. Did you mean 'coconv'?"),
         (("claims", "--verdict", "differ"), "Unknown verdict 'differ'. Did you mean 'differs'?"),
@@ -147,13 +152,40 @@ def test_wrong_usage_is_exit_code_2(run, words):
 
 def test_models_lists_what_is_registered(run):
     assert "levels=4,3,2,1" in run("models", "coresnet50", "--long")[1]
-    assert "operator  coconv" in run("models")[1]
+    assert "operator  op/coconv" in run("models")[1]
     code, out, _ = run("models", "coresnet*", "--format", "json")
     assert code == 0
     rows = {row["model"]: row for row in json.loads(out)}
     assert rows["coresnet50"]["params"] == 25_557_032
     assert rows["coresnet50"]["baseline"] == "resnet50"
     assert "levels=4,3,2,1" in rows["coresnet50"]["options"]
+
+
+def test_models_lists_operators_by_what_can_be_typed(run):
+    _, out, _ = run("models", "op/co*", "--format", "json")
+    rows = {row["model"]: row for row in json.loads(out)}
+    assert list(rows) == ["op/conv", "op/coconv", "op/contmix"]
+    row = rows["op/coconv"]
+    assert (row["params"], row["image_px"], row["baseline"]) == (36_928, 56, "op/conv")
+    assert row["options"].startswith("channels=64 out_channels=None kernel=3 levels=4")
+    assert run("flops", *rows, "--image-size", "20")[0] == 0
+
+
+def test_flops_of_an_operator_and_of_the_convolution_it_stands_for(run):
+    spec = "op/coconv:channels=64:levels=4"
+    words = ("--against", "op/conv:channels=64", "--image-size", "56", "--format", "json")
+    code, out, _ = run("flops", spec, *words)
+    assert code == 0
+    (row,) = json.loads(out)
+    assert row["macs"] == 9 * 64 * 64 * 56 * 56
+    assert (row["macs_difference"], row["params_difference"]) == (0, 0)
+
+
+def test_flops_of_every_operator_agrees_with_torchs_counter(run):
+    code, out, err = run("flops", "op/*", "--cross-check", "--image-size", "18", "--format", "csv")
+    assert (code, "DISAGREEMENT" in err) == (0, False)
+    names = [line.split(",")[0] for line in out.splitlines()[1:]]
+    assert names == sorted(f"op/{name}" for name in LAYERS)
 
 
 @pytest.mark.parametrize("command", ["models", "flops", "claims", "report"])

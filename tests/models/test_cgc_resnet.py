@@ -13,7 +13,7 @@ from tests.conformance import vectors
 
 def _count(spec):
     network = resolve(spec)
-    return count(without_weights(network), network.inputs(1, 224, 224))
+    return count(without_weights(network), *network.inputs(1, 224, 224))
 
 
 def test_equals_the_authors_network(tmp_path):

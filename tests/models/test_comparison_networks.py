@@ -39,9 +39,9 @@ def params(spec):
 
 def macs(spec):
     network = resolve(spec)
-    x = network.inputs(1, network.image_px, network.image_px).to("meta")
+    (x,) = network.inputs(1, network.image_px, network.image_px)
     with FlopCounterMode(display=False) as counter:
-        on_meta(spec).eval()(x)
+        on_meta(spec).eval()(x.to("meta"))
     return counter.get_total_flops() / 2
 
 
@@ -130,7 +130,8 @@ def test_every_parameter_gets_a_gradient(spec):
         if isinstance(module, NonLocal):  # starts as identity, with dead weights behind the scale
             nn.init.ones_(module.norm.weight)
     side = 64 if network.image_px == 224 else network.image_px
-    model(torch.randn_like(network.inputs(3, side, side))).square().sum().backward()
+    (x,) = network.inputs(3, side, side)
+    model(torch.randn_like(x)).square().sum().backward()
     dead = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
 
@@ -296,7 +297,7 @@ def test_coprogan_splits_the_channels_as_table_2():
 @pytest.mark.parametrize("name", ["progan128", "coprogan128"])
 def test_progan_makes_images_of_latents(name):
     network = resolve(f"{name}{SMALL_GAN}")
-    x = network.inputs(2, 128, 128)
+    (x,) = network.inputs(2, 128, 128)
     assert x.shape == latents({"latent": 6}, 2, 128, 128).shape == (2, 6)
     assert network.build()(torch.randn_like(x)).shape == (2, 3, 128, 128)
 

@@ -35,7 +35,7 @@ def _sizes(name):
 def test_builds_and_counts_without_weights(name):
     network = resolve(_narrow(name))
     model = without_weights(network)
-    counted = count(model, network.inputs(1, *_sizes(name)[0]))
+    counted = count(model, *network.inputs(1, *_sizes(name)[0]))
     assert counted.params == sum(p.numel() for p in model.parameters()) > 0
     assert counted.macs > counted.params
     assert sum(p.untyped_storage().nbytes() for p in model.parameters()) < 1e6
@@ -54,7 +54,8 @@ def test_without_weights_it_has_the_shapes_of_the_built_one(name):
 def test_one_step_of_training_lowers_the_loss(name):
     torch.manual_seed(0)
     network, model = resolve(_narrow(name)), create_model(_narrow(name)).train()
-    x = torch.randn_like(network.inputs(2, *_sizes(name)[0]))
+    (zeros,) = network.inputs(2, *_sizes(name)[0])
+    x = torch.randn_like(zeros)
     outputs = model(x).detach()
     loss_of = MODELS[name].loss
     target = torch.randn_like(outputs) if loss_of is None else outputs.argmin(1)
@@ -77,7 +78,8 @@ def test_samples_do_not_see_each_other_at_any_size(name):
     torch.manual_seed(0)
     network, model = resolve(_narrow(name)), create_model(_narrow(name)).double().eval()
     for size in _sizes(name):
-        x = torch.randn_like(network.inputs(2, *size), dtype=torch.float64)
+        (zeros,) = network.inputs(2, *size)
+        x = torch.randn_like(zeros, dtype=torch.float64)
         together, alone = model(x)[1:], model(x[1:])
         assert (together - alone).abs().max() <= 1e-10 * alone.abs().max()
 

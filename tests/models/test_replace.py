@@ -35,7 +35,7 @@ def _levels(model):
 
 def _count(spec):
     network = resolve(spec)
-    return count(without_weights(network), network.inputs(1, 64, 64))
+    return count(without_weights(network), *network.inputs(1, 64, 64))
 
 
 def test_one_level_leaves_the_network_as_it_was():

@@ -12,7 +12,7 @@ from ctxbench.ops import CoConv2d
 
 def _count(spec, side=224):
     network = resolve(spec)
-    return ctxbench.count(without_weights(network), network.inputs(1, side, side))
+    return ctxbench.count(without_weights(network), *network.inputs(1, side, side))
 
 
 # parameters: torchvision's documentation of the same networks; MACs: see the paper's Table 5

@@ -1,0 +1,1 @@
+"""What networks and operators really take: time, throughput and memory, with their uncertainty."""

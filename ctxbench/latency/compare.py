@@ -1,0 +1,291 @@
+"""Networks timed in turns, each in a process of its own: `measure` makes the rows."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ctxbench.errors import LatencyError, OutOfMemoryError
+from ctxbench.latency.condition import Condition, Plan, check
+from ctxbench.latency.protocol import (
+    MIN_ROUNDS,
+    Block,
+    Launch,
+    is_precise,
+    runs_a_block,
+    take_turns,
+)
+from ctxbench.latency.rows import LatencyRow, LayerTimeRow
+from ctxbench.latency.summary import Found, Machine, Summary
+from ctxbench.latency.worker import Worker
+from ctxbench.measure.costs import Setting, count_spec
+from ctxbench.measure.flops import Count
+
+Notify = Callable[[str], None]
+_LAYER_RUNS = 11
+_SETTLE_S = 1.0  # a run that takes longer needs none before it to fill the caches
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured under one condition; `ceilings` where the machine was asked anew."""
+
+    rows: Sequence[LatencyRow]
+    layers: Sequence[LayerTimeRow] = ()
+    ceilings: Mapping[str, Any] | None = None
+
+
+def measure_all(
+    specs: Sequence[str],
+    conditions: Sequence[Condition],
+    *,
+    against: str | None = None,
+    plan: Plan,
+    per_layer: bool = False,
+    largest: bool = False,
+    notify: Notify = lambda text: None,
+) -> Iterator[Measured]:
+    """Measure networks under one condition after the other, and yield what each gave.
+
+    `largest` finds the largest batch of each network, and times it alone at that batch: two
+    networks at two batches have no time in common, only a throughput.
+    """
+    check(conditions)
+    for condition in conditions:
+        if per_layer:
+            check_layers(condition)
+        if largest:
+            check_largest(condition)
+    names = list(dict.fromkeys([*specs, *([against] if against else [])]))
+    for condition in conditions:
+        for name in names:
+            count_one(name, condition)  # what cannot run is told before anything is measured
+    known: dict[tuple[str, str], Machine] = {}
+    for condition in conditions:
+        place = (condition.device, condition.dtype)
+        new = None
+        if place not in known:
+            notify(f"{condition.device}, {condition.dtype}: the ceilings of this machine")
+            known[place] = know_machine(condition)
+            new = known[place].as_row(condition)
+        if largest:
+            rows = [
+                measure_largest(name, condition, plan=plan, machine=known[place], notify=notify)
+                for name in names
+            ]
+            yield Measured(rows, ceilings=new)
+        else:
+            found, layers = measure(
+                specs, condition, against=against, plan=plan, per_layer=per_layer,
+                machine=known[place], notify=notify,
+            )  # fmt: skip
+            yield Measured(found, layers, new)
+
+
+def measure(
+    specs: Sequence[str],
+    condition: Condition,
+    *,
+    against: str | None = None,
+    plan: Plan,
+    per_layer: bool = False,
+    machine: Machine,
+    notify: Notify = lambda text: None,
+) -> tuple[list[LatencyRow], list[LayerTimeRow]]:
+    """Time networks in turns under one condition, and the one they are compared with among them.
+
+    A network that does not fit into the memory gets a row that says so, and the others go on.
+    `machine` is what `know_machine` returns for this device and dtype.
+    Raises: LatencyError for what cannot be measured, or would be measured wrongly.
+    """
+    check([condition])
+    names = list(dict.fromkeys([*specs, *([against] if against else [])]))
+    counts = {name: count_one(name, condition) for name in names}
+    found = {name: Found() for name in names}
+    launches = []
+    with tempfile.TemporaryDirectory(prefix="ctxbench-") as folder:
+        run = _Run(condition, plan, against, per_layer, Path(folder), found)
+        for index in range(plan.launches):
+            notify(f"{condition}: processes {index + 1} of {plan.launches}")
+            launches.append(run.launch(index))
+        for name in names:
+            run.measure_memory(name)
+    summary = Summary(condition, plan, against, f"{time.time_ns():x}", machine)
+    rows = [summary.row(name, counts[name], found[name], launches) for name in names]
+    layers: list[LayerTimeRow] = []
+    for name in names if per_layer else ():
+        if name != against and not found[name].failure:
+            layers += summary.layers(name, counts, found)
+    return rows, layers
+
+
+def measure_largest(
+    spec: str,
+    condition: Condition,
+    *,
+    plan: Plan,
+    machine: Machine,
+    notify: Notify = lambda text: None,
+) -> LatencyRow:
+    """Find the largest batch that fits into the memory, and time the network at it, alone.
+
+    Raises: OutOfMemoryError if not even one sample fits, and what `measure` raises.
+    """
+    check([condition])
+    check_largest(condition)
+    with Worker(spec, condition, memory="returned") as worker:
+
+        def fits(batch: int) -> bool:
+            notify(f"{spec}: does a batch of {batch} fit?")
+            return bool(worker.call("fits", batch=batch))
+
+        fitting, failing = largest(fits)
+    if not fitting:
+        raise OutOfMemoryError(f"{spec}: not even a batch of 1 fits ({condition}).")
+    condition = replace(condition, batch=fitting)
+    rows, _ = measure([spec], condition, plan=plan, machine=machine, notify=notify)
+    return replace(rows[0], largest_batch=fitting, failing_batch=failing)
+
+
+def largest(fits: Callable[[int], bool], *, limit: int = 2**20) -> tuple[int, int | None]:
+    """Return the largest batch known to fit, and the smallest known not to.
+
+    Doubles until one fails, then halves the gap until it is a sixteenth.
+    """
+    good, bad = 0, None
+    batch = 1
+    while bad is None and batch <= limit:
+        if fits(batch):
+            good, batch = batch, 2 * batch
+        else:
+            bad = batch
+    while bad is not None and bad - good > max(1, good // 16):
+        middle = (good + bad) // 2
+        if fits(middle):
+            good = middle
+        else:
+            bad = middle
+    return good, bad
+
+
+def know_machine(condition: Condition) -> Machine:
+    """Ask a fresh process for the name of the device and for its ceilings in that dtype."""
+    with Worker("", condition, memory="kept") as worker:
+        return Machine(worker.call("device"), worker.call("ceilings"))
+
+
+def count_one(spec: str, condition: Condition) -> Count:
+    """Count the forward pass of one sample; a batch costs as much for each."""
+    setting = Setting(1, condition.image_size, allow_uncounted=True)
+    return count_spec(spec, setting)[0]
+
+
+class _Run:
+    """One comparison under way; what it finds out about each network goes into `found`."""
+
+    def __init__(
+        self, condition: Condition, plan: Plan, against: str | None, per_layer: bool, cache: Path,
+        found: Mapping[str, Found],
+    ) -> None:  # fmt: skip
+        self._condition, self._plan, self._against = condition, plan, against
+        self._per_layer, self._cache, self._found = per_layer, cache, found
+
+    def launch(self, index: int) -> Launch:
+        """Start a process for each network that fits, and let them take turns."""
+        while True:
+            with ExitStack() as stack:
+                workers = self._start(stack, first=index == 0)
+                try:
+                    launch = self._take_turns(workers, reverse=index % 2 == 1)
+                except _DoesNotFitError as failed:  # beside the others; they begin again without it
+                    self._found[failed.name].failure = str(failed)
+                    continue
+                for name, worker in workers.items():
+                    self._explain(name, worker, first=index == 0)
+                return launch
+
+    def _start(self, stack: ExitStack, *, first: bool) -> dict[str, Worker]:
+        workers = {}
+        for name, found in self._found.items():
+            if found.failure:
+                continue
+            try:
+                worker = Worker(name, self._condition, memory="kept", cache=self._cache)
+                stack.enter_context(worker)
+                ready = worker.call("get_ready", check=first, warmup_s=self._plan.warmup_s)
+            except OutOfMemoryError as error:
+                found.failure = str(error)
+                worker.close()
+                continue
+            found.ready.append(ready)
+            workers[name] = worker
+        return workers
+
+    def _take_turns(self, workers: Mapping[str, Worker], *, reverse: bool) -> Launch:
+        if not workers:
+            return Launch()
+        return take_turns(
+            {name: partial(self._turn, name, worker) for name, worker in workers.items()},
+            reverse=reverse,
+            enough=self._enough,
+            budget_s=self._plan.budget_s / self._plan.launches,
+            clock=time.perf_counter,
+        )
+
+    def _turn(self, name: str, worker: Worker) -> Block:
+        run_s = self._found[name].ready[-1].run_ms / 1000
+        runs = runs_a_block(run_s, self._plan.block_s)
+        try:
+            block: Block = worker.call("block", runs=runs, settle=int(run_s < _SETTLE_S))
+        except OutOfMemoryError as error:
+            raise _DoesNotFitError(name, error) from None
+        return block
+
+    def _enough(self, launch: Launch) -> bool:
+        rounds = len(next(iter(launch.blocks.values()))) // 2
+        return rounds >= MIN_ROUNDS and is_precise([launch], self._against, self._plan.precision)
+
+    def _explain(self, name: str, worker: Worker, *, first: bool) -> None:
+        found = self._found[name]
+        found.clocks.append(worker.call("clocks"))
+        if first:
+            found.traffic_bytes = worker.call("traffic")
+        if first and self._condition.cuda:
+            found.kernels = worker.call("kernels")
+        if first and self._per_layer:
+            found.layers = worker.call("layers", runs=_LAYER_RUNS)
+
+    def measure_memory(self, name: str) -> None:
+        """Measure the peaks of a network in one more process, which keeps no freed memory."""
+        found = self._found[name]
+        if found.failure:
+            return
+        try:
+            with Worker(name, self._condition, memory="returned", cache=self._cache) as worker:
+                found.peaks = worker.call("peaks")
+        except OutOfMemoryError as error:
+            found.failure = str(error)
+
+
+class _DoesNotFitError(Exception):
+    def __init__(self, name: str, error: Exception) -> None:
+        self.name = name
+        super().__init__(str(error))
+
+
+def check_layers(condition: Condition) -> None:
+    """Refuse to time layers where they cannot be told apart."""
+    if condition.backend != "eager" or condition.mode != "inference":
+        raise LatencyError(
+            "--per-layer times the modules of eager inference. Leave --backend and --mode out."
+        )
+
+
+def check_largest(condition: Condition) -> None:
+    """Refuse to search a batch where each would be compiled anew."""
+    if condition.backend != "eager":
+        raise LatencyError("--batch max is found in eager mode. Leave --backend out.")

@@ -1,0 +1,267 @@
+"""A network made ready to run under a condition, and checked against its plain form."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ctxbench.errors import LatencyError
+from ctxbench.latency.condition import Condition
+from ctxbench.models import MODELS, resolve
+from ctxbench.models.overlock import OverLoCK
+from ctxbench.ops import DilatedReparam
+from ctxbench.spec import split_spec
+
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+# how far a fast path may be from the plain one, as a part of the largest value
+TOLERANCES = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2, "fp16": 5e-2}
+# options of a spec that ask for another way of computing the same
+_FOLDED = ("reparam=true", "folded=true")
+_LR, _MOMENTUM = 1e-4, 0.9
+
+
+class Subject:
+    """One network, its input, and the phases of one step; `make_fast` leaves the plain form.
+
+    The weights are those that a new network has, the input is normal noise: zeros would run faster.
+    """
+
+    def __init__(self, spec: str, condition: Condition) -> None:
+        self.spec, self.condition = spec, condition
+        set_precision(condition)
+        torch.manual_seed(condition.seed)
+        plain, self.folds = _unfolded(spec)
+        if self.folds and condition.mode == "training":
+            raise LatencyError(f"{spec} is folded for inference. Train the unfolded {plain}.")
+        self._network = resolve(plain)
+        self.model = self._place(self._network.build())
+        known = MODELS.get(split_spec(plain)[0])
+        self._loss = known.loss if known else None
+        self.inputs = self.make_inputs(condition.batch)
+        self._call: Callable[..., Any] = self._compute
+        self._optimiser = torch.optim.SGD(self.model.parameters(), lr=_LR, momentum=_MOMENTUM)
+        self._scaler = torch.amp.GradScaler(
+            condition.device, enabled=condition.dtype == "fp16" and condition.mode == "training"
+        )
+        self._result: Any = None
+        self._made_fast = False
+
+    def make_inputs(self, batch: int) -> tuple[Tensor, ...]:
+        """Return noise in the shape of the network's inputs, and a target to train towards."""
+        like = self._network.inputs(batch, *self.condition.image_size)
+        dtype = self._weight_dtype()
+        made = [
+            torch.randn_like(x, dtype=dtype, device=self.condition.device)
+            if x.is_floating_point()
+            else x.to(self.condition.device)
+            for x in like
+        ]
+        if self.condition.layout == "channels_last":
+            made = [_channels_last(x) for x in made]
+        if self.condition.mode == "training" and self.spec.startswith("op/"):
+            made = [x.requires_grad_(x.is_floating_point()) for x in made]
+        return tuple(made)
+
+    # phases
+
+    def grad_mode(self) -> AbstractContextManager[Any]:
+        """Return what the phases run under."""
+        return torch.inference_mode() if self.condition.mode == "inference" else nullcontext()
+
+    def phases(self) -> dict[str, Callable[[], object]]:
+        """Return the parts of one step, to be called in their order."""
+        if self.condition.mode == "inference":
+            return {"forward": self._forward_only}
+        return {
+            "forward": self._forward,
+            "backward": self._backward,
+            "optimiser": self._optimise,
+        }
+
+    def _forward_only(self) -> None:
+        self._call(*self.inputs)
+
+    def _forward(self) -> None:
+        self._result = self._call(*self.inputs)
+
+    def _backward(self) -> None:
+        self._scaler.scale(self._result).backward()
+        self._result = None
+
+    def _optimise(self) -> None:
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        self._clear_gradients()
+
+    def forget(self) -> None:
+        """Drop what a step that failed has left behind, and the input."""
+        self._result, self.inputs = None, ()
+        self._clear_gradients()
+
+    def _clear_gradients(self) -> None:
+        for tensor in [*self.model.parameters(), *self.inputs]:
+            tensor.grad = None
+
+    def _compute(self, *inputs: Tensor) -> Any:
+        """Return the output, or in training the loss."""
+        if self.condition.mode == "inference":
+            return self.model(*inputs)
+        with self._autocast():
+            if self._loss:
+                return self._loss(self.model, inputs[0], _target(inputs[0], classes=2))
+            return _default_loss(self.model(*inputs))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = DTYPES[self.condition.dtype]
+        device = self.condition.device.partition(":")[0]
+        return torch.autocast(device, dtype, enabled=dtype != torch.float32)
+
+    @property
+    def weights_bytes(self) -> int:
+        """What parameters and buffers hold."""
+        return sum(map(_bytes, [*self.model.parameters(), *self.model.buffers()]))
+
+    @property
+    def state_bytes(self) -> int:
+        """What is held beside the weights between two steps: the input, and the momenta."""
+        momenta = _tensors_in(list(self._optimiser.state.values()))
+        return sum(map(_bytes, [*self.inputs, *momenta]))
+
+    # fast paths
+
+    @property
+    def fast(self) -> bool:
+        """Whether the condition or the spec asks for another way of computing."""
+        plain = self.condition.layout == "contiguous" and self.condition.backend == "eager"
+        return self.folds or not plain
+
+    def make_fast(self) -> None:
+        """Fold, lay out and compile the network as asked; asked again, it stays as it is."""
+        if self._made_fast:
+            return
+        self._made_fast = True
+        if self.folds:  # in float32: the plain model has been rounded already
+            torch.manual_seed(self.condition.seed)
+            self.model = self._place(_fold(self._network.build().eval()))
+        if self.condition.layout == "channels_last":
+            self.model.to(memory_format=torch.channels_last)
+        if self.condition.backend == "compiled":
+            from torch._dynamo import config
+
+            config.fail_on_recompile_limit_hit = True
+            self._call = torch.compile(self._compute, dynamic=False)
+        elif self.condition.backend == "cudagraph":
+            self._capture()
+
+    def results(self) -> list[Tensor]:
+        """Return what one step computes: the output, or the loss and every gradient."""
+        with self.grad_mode():
+            result = self._call(*self.inputs)
+            if self.condition.mode == "inference":
+                return [tensor.clone() for tensor in _tensors_in(result)]
+        result.backward()
+        found = [result.detach(), *(p.grad for p in self.model.parameters() if p.grad is not None)]
+        self._clear_gradients()
+        return found
+
+    def _capture(self) -> None:
+        """Record the forward pass as a CUDA graph, which `_call` replays."""
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side), self.grad_mode():
+            for _ in range(3):  # what is set up at a first call must not be recorded
+                self._compute(*self.inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with self.grad_mode(), torch.cuda.graph(graph):
+            result = self._compute(*self.inputs)
+
+        def replay(*_: Tensor) -> Any:
+            graph.replay()
+            return result
+
+        self._call = replay
+
+    def _place(self, model: nn.Module) -> nn.Module:
+        """Put a network on the device, in its mode and dtype."""
+        model.train(self.condition.mode == "training")
+        return model.to(self.condition.device, self._weight_dtype())
+
+    def _weight_dtype(self) -> torch.dtype:
+        if self.condition.mode == "training":
+            return torch.float32
+        return DTYPES[self.condition.dtype]
+
+
+def compare(mine: list[Tensor], reference: list[Tensor]) -> float:
+    """Return how far results are from the reference, as a part of its largest value."""
+    if [x.shape for x in mine] != [x.shape for x in reference]:
+        raise LatencyError("A fast path returns other shapes than the plain one.")
+    largest = max(float(x.abs().max()) for x in reference if x.numel())
+    far = [(a.float() - b.float()).abs().max() for a, b in zip(mine, reference, strict=True)]
+    return float(torch.stack([x.cpu() for x in far]).max()) / (largest or 1.0)
+
+
+def _unfolded(spec: str) -> tuple[str, bool]:
+    """Return the spec of the network before it is folded, and whether it is to be folded."""
+    parts = spec.split(":")
+    kept = [part for part in parts if part.lower() not in _FOLDED]
+    return ":".join(kept), kept != parts
+
+
+def _fold(model: nn.Module) -> nn.Module:
+    if isinstance(model, OverLoCK):
+        return model.reparameterize()
+    for module in list(model.modules()):
+        if isinstance(module, DilatedReparam):
+            module.fold()
+    return model
+
+
+def set_precision(condition: Condition) -> None:
+    """Say how float32 products are rounded, and let cuDNN search for the fastest kernels."""
+    if not condition.cuda:
+        return
+    torch.cuda.set_device(condition.device)
+    precision = "tf32" if condition.dtype == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = True
+
+
+def _default_loss(output: Any) -> Tensor:
+    """Return the cross entropy of logits (B, classes), else the mean square of all outputs."""
+    if isinstance(output, Tensor) and output.ndim == 2:
+        return F.cross_entropy(output, _target(output, classes=output.shape[1]))
+    return torch.stack([x.float().square().mean() for x in _tensors_in(output)]).sum()
+
+
+def _target(like: Tensor, *, classes: int) -> Tensor:
+    return torch.arange(len(like), device=like.device) % classes
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors_in(item)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

@@ -1,0 +1,154 @@
+"""The process that one network runs in, and nothing else: it does what it is told over a pipe.
+
+    python -m ctxbench.latency.worker FILE_DESCRIPTOR
+
+Nothing heavy is imported before the process is set up.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ctxbench.errors import CtxbenchError, LatencyError, OutOfMemoryError
+from ctxbench.latency import machine
+from ctxbench.latency.condition import Condition
+
+if TYPE_CHECKING:
+    from ctxbench.latency.bench import Bench
+
+Memory = Literal["kept", "returned"]
+# where compiled code is kept for the next process
+_CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+
+
+class Worker:
+    """The handle of such a process; use it in a `with`.
+
+    `memory` says what the C library does with freed blocks: "kept" to time, "returned" to measure
+    memory. `cache` is a folder for what is compiled, the user's own if None.
+
+    Raises: what the process raised: OutOfMemoryError, LatencyError for what the user can mend,
+            RuntimeError with its traceback for the rest.
+    """
+
+    def __init__(
+        self, spec: str, condition: Condition, *, memory: Memory, cache: Path | None = None
+    ) -> None:
+        self._spec = spec
+        self._pipe, theirs = Pipe()
+        source = str(Path(__file__).parents[2])
+        paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
+        caches = {key: str(cache / key) for key in _CACHES} if cache else {}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={
+                **os.environ,
+                **caches,
+                "PYTHONPATH": os.pathsep.join(paths),
+                "OMP_NUM_THREADS": str(condition.threads),
+            },
+        )
+        theirs.close()
+        try:
+            self.call("set_up", spec=spec, condition=condition, memory=memory)
+        except BaseException:
+            self.close()
+            raise
+
+    def call(self, name: str, **given: Any) -> Any:
+        """Have the process run a method of its bench, and return what it returns."""
+        try:
+            self._pipe.send((name, given))
+            outcome, value = self._pipe.recv()
+        except (EOFError, OSError):
+            raise self._died() from None
+        if outcome == "done":
+            return value
+        if outcome == "out of memory":
+            raise OutOfMemoryError(value)
+        if outcome == "mistake":
+            raise LatencyError(value)
+        raise RuntimeError(value)
+
+    def _died(self) -> Exception:
+        code = self.process.wait()
+        if code == -signal.SIGKILL:  # as the system does when memory is short
+            return OutOfMemoryError(f"{self._spec}: its process was killed.")
+        return RuntimeError(f"{self._spec}: its process ended with exit code {code}.")
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _serve(pipe: Connection) -> None:
+    """Do what comes over the pipe until it is closed."""
+    bench: Bench | None = None
+    while True:
+        try:
+            name, given = pipe.recv()
+        except EOFError:
+            return
+        try:
+            if bench is None:
+                bench = _set_up(**given)
+                pipe.send(("done", None))
+            else:
+                method: Callable[..., Any] = getattr(bench, name)
+                pipe.send(("done", method(**given)))
+        except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
+            pipe.send(_told(error))
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """Say what became of a request: out of memory, a mistake of the user's, or a crash of ours."""
+    if isinstance(error, CtxbenchError):
+        return "mistake", str(error)
+    if machine.is_out_of_memory(error):
+        return "out of memory", str(error).strip().partition("\n")[0] or "out of memory"
+    if type(error).__name__ == "FailOnRecompileLimitHit":
+        return "mistake", (
+            "torch.compile has recompiled to its limit, behind which it would silently run in "
+            "eager mode. Use --backend eager."
+        )
+    return "crash", "".join(traceback.format_exception(error))
+
+
+def _set_up(spec: str, condition: Condition, memory: Memory) -> "Bench":
+    allocator = machine.keep_freed_memory() if memory == "kept" else machine.return_freed_memory()
+    if not condition.cuda:
+        machine.limit_memory()
+    start = time.perf_counter()
+    import torch
+
+    from ctxbench.latency.bench import Bench
+
+    torch.set_num_threads(condition.threads)
+    import_s = time.perf_counter() - start
+    return Bench(spec, condition, {"allocator": allocator, "import_s": import_s})
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the pipe
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # standard output is for data
+    _serve(Connection(int(sys.argv[1])))
