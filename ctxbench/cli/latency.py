@@ -112,7 +112,7 @@ def latency(
     ] = 5.0,
     launches: Annotated[
         int, typer.Option("--launches", min=1, help="How often all processes are started anew.")
-    ] = 3,
+    ] = 5,
     seed: Annotated[int, typer.Option("--seed", help="Of the weights and the input.")] = 0,
     form: FormatOption = "table",
     out: OutOption = RESULTS,
@@ -128,6 +128,7 @@ def latency(
     from ctxbench.models.listing import expand
     from ctxbench.records import append_rows, as_row
     from ctxbench.render import render
+    from ctxbench.report.timings import compared
 
     named = expand(specs)
     px = [resolve(spec).image_px for spec in [*named, *([against] if against else [])]]
@@ -165,7 +166,8 @@ def latency(
         rows += found["latency"]
         layers += found["latency_layers"]
     ticker(quiet=quiet)("")
-    shown = [_without_samples(row, rows) for row in rows]
+    beside = {(row["group"], row["model"]): row for row in compared(rows)}
+    shown = [_flat(beside.get((row["group"], row["model"]), row)) for row in rows]
     if layers:
         typer.echo(render(layers, _used(_LAYERS, layers), form))
     else:
@@ -174,13 +176,10 @@ def latency(
         note(text, quiet=quiet)
 
 
-def _without_samples(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Leave out the samples, which are in the saved rows, and add the ratios to `against`."""
-    from ctxbench.latency.rows import ratios
-
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the samples, which are in the saved rows, and make a column of each phase."""
     kept = {key: value for key, value in row.items() if key != "samples_ms"}
-    kept |= {f"{phase}_ms": ms for phase, ms in row["phases_ms"].items()}
-    return {**kept, **ratios(row, rows)}
+    return {**kept, **{f"{phase}_ms": ms for phase, ms in row["phases_ms"].items()}}
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -198,17 +197,12 @@ def _used(columns: dict[str, str], rows: Sequence[dict[str, Any]]) -> dict[str, 
 
 def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Say what the numbers are of, and what weakens them."""
-    settings = [_setting(row) for row in rows]
+    from ctxbench.report.timings import place, words
+
+    settings = [f"{place(row)}: {', '.join(words(row))}" for row in rows]
     told = list(dict.fromkeys(settings))
-    told += [f"{row['model']}, {_setting(row)}: {text}" for row in rows for text in row["notes"]]
+    several = len(told) > 1
+    for row, setting in zip(rows, settings, strict=True):
+        where = f" ({setting})" if several else ""
+        told += [f"{row['model']}{where}: {text}." for text in row["notes"]]
     return told
-
-
-def _setting(row: dict[str, Any]) -> str:
-    height, width = row["image_size"]
-    device = row["device_name"]
-    if row["device"] == "cpu":
-        device += f", {row['threads']} threads"
-    words = [row["mode"], f"batch {row['batch']}", f"{height}x{width}", row["dtype"]]
-    words += [row["layout"], row["backend"], f"{row['cache']} cache"]
-    return f"{device}: {', '.join(words)}"

@@ -26,17 +26,17 @@ _WINDOW_S, _SMALLEST_WINDOW, _LARGEST_WINDOW = 0.1, 3, 50
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What getting a network ready has shown; times in seconds, but for `run_ms`."""
+    """What getting a network ready has shown; `pace_s` is a run with all that goes beside it."""
 
     build_s: float
     first_s: float
     warmup_runs: int
     stable: bool
-    run_ms: float
+    pace_s: float
     overhead_ms: float
     weights_mib: float
     max_difference: float | None
-    graph_breaks: int | None
+    whole_graph: bool | None
     settings: dict[str, Any]
     note: str
 
@@ -74,26 +74,29 @@ class Bench:
         difference = self._difference(results, reference) if reference else None
         with subject.grad_mode():
             overhead = median(self._timer({"": _nothing}).total_ms for _ in range(_EMPTY_RUNS))
-            runs, settled, run_ms = warm_up(
-                lambda: self._sample().total_ms, limit_s=warmup_s, clock=time.perf_counter
-            )
+            runs, settled = warm_up(lambda: self._sample().total_ms, limit_s=warmup_s)
+            start = time.perf_counter()
+            self._sample()
+            pace_s = time.perf_counter() - start
         return Ready(
             build_s=self._build_s,
             first_s=first_s,
             warmup_runs=runs,
             stable=settled,
-            run_ms=run_ms,
+            pace_s=pace_s,
             overhead_ms=overhead,
             weights_mib=subject.weights_bytes / machine.MIB,
             max_difference=difference,
-            graph_breaks=_graph_breaks() if self._condition.backend == "compiled" else None,
+            whole_graph=_whole_graph() if self._condition.backend == "compiled" else None,
             settings=self._settings,
             note=note,
         )
 
     def _reference(self) -> tuple[list[Tensor], str]:
-        """Return what the plain form computes; nothing where it draws random numbers."""
+        """Return what the plain form computes, or nothing, and why it says nothing."""
         first, second = (self._explained(self._subject.results) for _ in range(2))
+        if not all(x.isfinite().all() for x in first):
+            return [], "not compared with the plain form, whose results are not finite"
         if compare(second, first) > TOLERANCES[self._condition.dtype]:
             return [], "not compared with the plain form, which draws random numbers"
         return first, ""
@@ -192,7 +195,7 @@ class Bench:
         """Return the name of the device, and of its driver and libraries."""
         if not self._condition.cuda:
             return {"device_name": machine.cpu_name()}
-        state = machine.gpu_state(torch.cuda.current_device())
+        state = _gpu_state()
         return {
             "device_name": torch.cuda.get_device_name(self._condition.device),
             "driver": state.get("driver_version"),
@@ -205,7 +208,7 @@ class Bench:
         if not self._condition.cuda:
             mhz = machine.cpu_mhz()
             return {} if mhz is None else {"cpu_mhz": round(mhz)}
-        state = machine.gpu_state(torch.cuda.current_device())
+        state = _gpu_state()
         return {**state, "throttled": machine.throttled(state)} if state else {}
 
     # memory
@@ -217,10 +220,10 @@ class Bench:
         """
         self._subject.make_fast()
         weights = self._subject.weights_bytes
-        if self._condition.cuda:
-            return self._cuda_peaks(weights)
         self._step()
         gc.collect()
+        if self._condition.cuda:
+            return self._cuda_peaks(weights)
         whole = machine.peak_resident_mib()
         held = machine.resident_mib() if machine.restart_peak() else None
         self._step()
@@ -231,8 +234,6 @@ class Bench:
         return {"peak_mib": top - held + state, "rss_mib": max(whole, top)}
 
     def _cuda_peaks(self, weights: int) -> dict[str, float | None]:
-        self._step()
-        gc.collect()
         torch.cuda.reset_peak_memory_stats()
         self._step()
         return {
@@ -245,8 +246,8 @@ class Bench:
         subject = self._subject
         try:
             subject.make_fast()
-            subject.inputs = subject.make_inputs(batch)
-            self._step()
+            subject.set_batch(batch)
+            self._explained(self._step)
         except (RuntimeError, MemoryError) as error:
             if not machine.is_out_of_memory(error):
                 raise
@@ -264,9 +265,12 @@ class Bench:
 
 
 def warm_up(
-    sample: Callable[[], float], *, limit_s: float, clock: Callable[[], float]
-) -> tuple[int, bool, float]:
-    """Run until the times settle, or for `limit_s`; return runs, whether they did, and a run's ms.
+    sample: Callable[[], float],
+    *,
+    limit_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[int, bool]:
+    """Run until the times settle, or for `limit_s`; return how many runs, and whether they did.
 
     Two windows of equal length have to agree; what a window is depends on how long a run takes.
     """
@@ -277,7 +281,7 @@ def warm_up(
         window = max(_SMALLEST_WINDOW, min(_LARGEST_WINDOW, wanted))
         settled = stable(samples, window=window, tolerance=_STABLE)
         if settled or clock() - start >= limit_s:
-            return len(samples), settled, median(samples[-window:])
+            return len(samples), settled
         samples.append(sample())
 
 
@@ -295,10 +299,17 @@ def _flusher(condition: Condition) -> Callable[[], object]:
     return buffer.zero_
 
 
-def _graph_breaks() -> int:
+def _gpu_state() -> dict[str, Any]:
+    """Ask for the state of the current GPU, which CUDA_VISIBLE_DEVICES may number otherwise."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return machine.gpu_state(f"GPU-{properties.uuid}")
+
+
+def _whole_graph() -> bool:
+    """Tell whether torch.compile could take the network in one piece."""
     from torch._dynamo.utils import counters
 
-    return sum(counters["graph_break"].values())
+    return not counters["graph_break"]
 
 
 def _first_line(error: Exception) -> str:

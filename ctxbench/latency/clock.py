@@ -67,7 +67,8 @@ class EventTimer:
     """Records an event on the device around each phase, and waits for the device before and after.
 
     The device is idle when a run begins, so its time is the latency of that run: what the host
-    takes to queue the first kernels is part of it.
+    takes to queue the first kernels is part of it. `cpu_clock` counts while any thread of the
+    process runs: the backward pass has a thread of its own, for which the caller waits.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class EventTimer:
         event: Callable[[], Any],
         synchronize: Callable[[], None],
         clock: Callable[[], float] = time.perf_counter,
-        cpu_clock: Callable[[], float] = time.thread_time,
+        cpu_clock: Callable[[], float] = time.process_time,
     ) -> None:
         self._event, self._synchronize = event, synchronize
         self._clock, self._cpu_clock = clock, cpu_clock

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ctxbench.errors import LatencyError, OutOfMemoryError
+from ctxbench.errors import CountingError, LatencyError, OutOfMemoryError
 from ctxbench.latency.condition import Condition, Plan, check
 from ctxbench.latency.protocol import (
     MIN_ROUNDS,
@@ -20,7 +20,8 @@ from ctxbench.latency.protocol import (
     take_turns,
 )
 from ctxbench.latency.rows import LatencyRow, LayerTimeRow
-from ctxbench.latency.summary import Found, Machine, Summary
+from ctxbench.latency.subject import check_folding
+from ctxbench.latency.summary import Found, Machine, Summary, slowest
 from ctxbench.latency.worker import Worker
 from ctxbench.measure.costs import Setting, count_spec
 from ctxbench.measure.flops import Count
@@ -63,6 +64,7 @@ def measure_all(
     names = list(dict.fromkeys([*specs, *([against] if against else [])]))
     for condition in conditions:
         for name in names:
+            check_folding(name, condition)
             count_one(name, condition)  # what cannot run is told before anything is measured
     known: dict[tuple[str, str], Machine] = {}
     for condition in conditions:
@@ -73,11 +75,12 @@ def measure_all(
             known[place] = know_machine(condition)
             new = known[place].as_row(condition)
         if largest:
-            rows = [
-                measure_largest(name, condition, plan=plan, machine=known[place], notify=notify)
-                for name in names
-            ]
-            yield Measured(rows, ceilings=new)
+            for name in names:
+                row = measure_largest(
+                    name, condition, plan=plan, machine=known[place], notify=notify
+                )
+                yield Measured([row], ceilings=new)
+                new = None
         else:
             found, layers = measure(
                 specs, condition, against=against, plan=plan, per_layer=per_layer,
@@ -117,9 +120,11 @@ def measure(
     summary = Summary(condition, plan, against, f"{time.time_ns():x}", machine)
     rows = [summary.row(name, counts[name], found[name], launches) for name in names]
     layers: list[LayerTimeRow] = []
-    for name in names if per_layer else ():
-        if name != against and not found[name].failure:
-            layers += summary.layers(name, counts, found)
+    for index, row in enumerate(rows):
+        if found[row.model].layers and row.model != against:
+            mine = list(summary.layers(row.model, counts, found))
+            rows[index] = replace(row, notes=[*row.notes, slowest(mine)])
+            layers += mine
     return rows, layers
 
 
@@ -133,19 +138,32 @@ def measure_largest(
 ) -> LatencyRow:
     """Find the largest batch that fits into the memory, and time the network at it, alone.
 
-    Raises: OutOfMemoryError if not even one sample fits, and what `measure` raises.
+    If not even one sample fits, the row says so.
+    Raises: what `measure` raises.
     """
     check([condition])
     check_largest(condition)
-    with Worker(spec, condition, memory="returned") as worker:
+    worker = Worker(spec, condition, memory="kept")
 
-        def fits(batch: int) -> bool:
-            notify(f"{spec}: does a batch of {batch} fit?")
+    def fits(batch: int) -> bool:
+        nonlocal worker
+        notify(f"{spec}: does a batch of {batch} fit?")
+        try:
             return bool(worker.call("fits", batch=batch))
+        except OutOfMemoryError:  # the system has ended the process
+            worker.close()
+            worker = Worker(spec, condition, memory="kept")
+            return False
 
+    try:
         fitting, failing = largest(fits)
+    finally:
+        worker.close()
     if not fitting:
-        raise OutOfMemoryError(f"{spec}: not even a batch of 1 fits ({condition}).")
+        found = Found(failure=f"not even a batch of {failing} fits")
+        summary = Summary(condition, plan, None, f"{time.time_ns():x}", machine)
+        row = summary.row(spec, count_one(spec, condition), found, [])
+        return replace(row, failing_batch=failing)
     condition = replace(condition, batch=fitting)
     rows, _ = measure([spec], condition, plan=plan, machine=machine, notify=notify)
     return replace(rows[0], largest_batch=fitting, failing_batch=failing)
@@ -180,8 +198,10 @@ def know_machine(condition: Condition) -> Machine:
 
 def count_one(spec: str, condition: Condition) -> Count:
     """Count the forward pass of one sample; a batch costs as much for each."""
-    setting = Setting(1, condition.image_size, allow_uncounted=True)
-    return count_spec(spec, setting)[0]
+    try:
+        return count_spec(spec, Setting(1, condition.image_size, allow_uncounted=True))[0]
+    except CountingError as error:
+        raise LatencyError(f"{spec}: {error}") from None
 
 
 class _Run:
@@ -209,20 +229,23 @@ class _Run:
                 return launch
 
     def _start(self, stack: ExitStack, *, first: bool) -> dict[str, Worker]:
-        workers = {}
-        for name, found in self._found.items():
-            if found.failure:
-                continue
+        """Start all processes at once, then get one after the other ready."""
+        workers = {
+            name: stack.enter_context(
+                Worker(name, self._condition, memory="kept", cache=self._cache)
+            )
+            for name, found in self._found.items()
+            if not found.failure
+        }
+        for name, worker in list(workers.items()):
+            found = self._found[name]
             try:
-                worker = Worker(name, self._condition, memory="kept", cache=self._cache)
-                stack.enter_context(worker)
-                ready = worker.call("get_ready", check=first, warmup_s=self._plan.warmup_s)
+                found.ready.append(
+                    worker.call("get_ready", check=first, warmup_s=self._plan.warmup_s)
+                )
             except OutOfMemoryError as error:
                 found.failure = str(error)
-                worker.close()
-                continue
-            found.ready.append(ready)
-            workers[name] = worker
+                workers.pop(name).close()
         return workers
 
     def _take_turns(self, workers: Mapping[str, Worker], *, reverse: bool) -> Launch:
@@ -237,7 +260,7 @@ class _Run:
         )
 
     def _turn(self, name: str, worker: Worker) -> Block:
-        run_s = self._found[name].ready[-1].run_ms / 1000
+        run_s = self._found[name].ready[-1].pace_s
         runs = runs_a_block(run_s, self._plan.block_s)
         try:
             block: Block = worker.call("block", runs=runs, settle=int(run_s < _SETTLE_S))
@@ -256,13 +279,14 @@ class _Run:
             found.traffic_bytes = worker.call("traffic")
         if first and self._condition.cuda:
             found.kernels = worker.call("kernels")
+            found.peaks = worker.call("peaks")  # what its allocator counts is exact in any process
         if first and self._per_layer:
             found.layers = worker.call("layers", runs=_LAYER_RUNS)
 
     def measure_memory(self, name: str) -> None:
         """Measure the peaks of a network in one more process, which keeps no freed memory."""
         found = self._found[name]
-        if found.failure:
+        if found.failure or found.peaks:
             return
         try:
             with Worker(name, self._condition, memory="returned", cache=self._cache) as worker:

@@ -46,10 +46,14 @@ class Condition:
         words = [self.mode, f"batch {self.batch}", f"{height}x{width}", self.dtype]
         words += [word for word in (self.layout, self.backend) if word not in _PLAIN]
         words += ["cold cache"] if self.cache == "cold" else []
-        return ", ".join([*words, self.device if self.cuda else f"{self.threads} threads"])
+        return ", ".join([*words, self.device if self.cuda else _plural(self.threads, "thread")])
 
 
 _PLAIN = ("contiguous", "eager")
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class Plan:
     block_s:    seconds that one turn of a network lasts
     """
 
-    launches: int = 3
+    launches: int = 5
     budget_s: float = 30.0
     precision: float = 0.01
     warmup_s: float = 5.0
@@ -136,7 +140,7 @@ def sweep(
             dtype=dtype,
             backend=backend,
             device=_default_device() if device == "auto" else device,
-            threads=threads or default_threads(),
+            threads=default_threads() if threads is None else threads,
             **given,
         )
         for image_size, dtype, backend, batch in product(image_sizes, dtypes, backends, numbers)
@@ -161,7 +165,7 @@ def _default_device() -> str:
 
 def default_threads() -> int:
     """Return what OMP_NUM_THREADS says, or all cores that this process may use."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     if given.isdecimal() and int(given):
         return int(given)
     if hasattr(os, "sched_getaffinity"):

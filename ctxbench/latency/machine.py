@@ -115,7 +115,11 @@ def available_mib() -> float | None:
     found = [_field_mib(_text("/proc/meminfo"), "MemAvailable")]
     limit, used = _text("/sys/fs/cgroup/memory.max"), _text("/sys/fs/cgroup/memory.current")
     if limit and used and limit.strip().isdecimal():
-        found.append((int(limit) - int(used)) / MIB)
+        stat = dict(
+            line.split() for line in (_text("/sys/fs/cgroup/memory.stat") or "").splitlines()
+        )
+        files = int(stat.get("inactive_file", 0))  # cached, and given up when it is needed
+        found.append((int(limit) - int(used) + files) / MIB)
     known = [value for value in found if value is not None]
     return min(known) if known else None
 
@@ -134,7 +138,8 @@ def limit_memory() -> None:
     if free is not None and held is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         wanted = int((held + 0.95 * free) * MIB)
-        resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
     try:
         Path("/proc/self/oom_score_adj").write_text("1000")
     except OSError:
@@ -168,10 +173,13 @@ def last_cache_mib() -> float | None:
     return max(sizes, default=None)
 
 
-def gpu_state(index: int) -> dict[str, Any]:
-    """Return clocks, temperature, power and reasons to slow down, as far as the driver tells."""
+def gpu_state(identity: str) -> dict[str, Any]:
+    """Return clocks, temperature, power and reasons to slow down, as far as the driver tells.
+
+    `identity` is a number or a UUID, as nvidia-smi takes it.
+    """
     query = f"--query-gpu={','.join(_GPU_FIELDS)}"
-    words = ["nvidia-smi", f"--id={index}", query, "--format=csv,noheader,nounits"]
+    words = ["nvidia-smi", f"--id={identity}", query, "--format=csv,noheader,nounits"]
     try:
         run = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -89,10 +89,10 @@ def take_turns(
 
 def is_precise(launches: Sequence[Launch], against: str | None, precision: float) -> bool:
     """Tell whether the ratios to `against`, or the times where there is none, are known so well."""
-    names = [name for name in launches[0].blocks if name != against]
-    for name in names:
+    others = [name for name in launches[0].blocks if name != against]
+    for name in others or launches[0].blocks:
         mine = [launch.rounds(name) for launch in launches]
-        if against in launches[0].blocks:
+        if others and against in launches[0].blocks:
             value, low, high = ratio_interval(mine, [x.rounds(against) for x in launches])
         else:
             value, low, high = interval(mine)

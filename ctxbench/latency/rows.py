@@ -1,6 +1,6 @@
 """The rows of `latency`, `latency_layers` and `ceilings`: plain values, units in the names."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ class LatencyRow:
     host_ms       until the host has queued the work of a step (CUDA)
     kernels_ms    sum of the kernels of a step on the device (CUDA), and `kernels` how many
     build_s, first_s  making the network, and its first step: loading, searching, compiling
+    whole_graph   whether torch.compile took it in one piece
     peak_mib      above the weights, during a step: allocated (CUDA), or resident (CPU)
     reserved_mib  of the CUDA allocator above the weights
     rss_mib       peak resident size of a fresh process that builds the network and runs two steps
@@ -69,7 +70,7 @@ class LatencyRow:
     kernels: int | None = None
     build_s: float | None = None
     first_s: float | None = None
-    graph_breaks: int | None = None
+    whole_graph: bool | None = None
     max_difference: float | None = None
     peak_mib: float | None = None
     reserved_mib: float | None = None
@@ -80,13 +81,13 @@ class LatencyRow:
     intensity: float | None = None
     fraction: float | None = None
     bound: str | None = None
-    launches: int = 0
-    blocks: int = 0
-    runs: int = 0
-    warmup_runs: int = 0
+    launches: int | None = None
+    blocks: int | None = None
+    runs: int | None = None
+    warmup_runs: int | None = None
     stable: bool | None = None
     precise: bool | None = None
-    disturbed: int = 0
+    disturbed: int | None = None
     page_faults: float | None = None
     other_load: float | None = None
     largest_batch: int | None = None
@@ -118,17 +119,3 @@ class LayerTimeRow:
     against_kind: str | None
     against_macs: int | None
     against_ms: float | None
-
-
-def ratios(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return params, MACs and peak memory of a row as parts of those of what it was timed against.
-
-    Both are rows as saved; what either of them lacks, or is 0, has no ratio.
-    """
-    found = {}
-    for other in rows:
-        if (other["group"], other["model"]) == (row["group"], row["against"]):
-            for key in ("params", "macs", "peak_mib"):
-                if row[key] is not None and other[key]:
-                    found[f"{key}_ratio"] = row[key] / other[key]
-    return found

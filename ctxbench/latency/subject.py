@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,10 +11,9 @@ from torch.nn import functional as F
 
 from ctxbench.errors import LatencyError
 from ctxbench.latency.condition import Condition
-from ctxbench.models import MODELS, resolve
+from ctxbench.models import resolve
 from ctxbench.models.overlock import OverLoCK
 from ctxbench.ops import DilatedReparam
-from ctxbench.spec import split_spec
 
 DTYPES = {
     "fp32": torch.float32,
@@ -38,37 +38,48 @@ class Subject:
         self.spec, self.condition = spec, condition
         set_precision(condition)
         torch.manual_seed(condition.seed)
+        check_folding(spec, condition)
         plain, self.folds = _unfolded(spec)
-        if self.folds and condition.mode == "training":
-            raise LatencyError(f"{spec} is folded for inference. Train the unfolded {plain}.")
         self._network = resolve(plain)
         self.model = self._place(self._network.build())
-        known = MODELS.get(split_spec(plain)[0])
-        self._loss = known.loss if known else None
-        self.inputs = self.make_inputs(condition.batch)
+        self._made_fast = False
+        self.set_batch(condition.batch)
         self._call: Callable[..., Any] = self._compute
-        self._optimiser = torch.optim.SGD(self.model.parameters(), lr=_LR, momentum=_MOMENTUM)
         self._scaler = torch.amp.GradScaler(
-            condition.device, enabled=condition.dtype == "fp16" and condition.mode == "training"
+            self._device_type, enabled=condition.dtype == "fp16" and self._trains
         )
         self._result: Any = None
-        self._made_fast = False
 
-    def make_inputs(self, batch: int) -> tuple[Tensor, ...]:
-        """Return noise in the shape of the network's inputs, and a target to train towards."""
+    @cached_property
+    def _optimiser(self) -> torch.optim.Optimizer:
+        parameters = list(self.model.parameters())
+        if not parameters:
+            raise LatencyError(f"{self.spec} has no parameters to train. Use --mode inference.")
+        return torch.optim.SGD(parameters, lr=_LR, momentum=_MOMENTUM)
+
+    @property
+    def _device_type(self) -> str:
+        return self.condition.device.partition(":")[0]
+
+    @property
+    def _trains(self) -> bool:
+        return self.condition.mode == "training"
+
+    def set_batch(self, batch: int) -> None:
+        """Make the input: noise in the shape of what the network takes."""
         like = self._network.inputs(batch, *self.condition.image_size)
-        dtype = self._weight_dtype()
+        device, dtype = self.condition.device, self._weight_dtype()
         made = [
-            torch.randn_like(x, dtype=dtype, device=self.condition.device)
+            torch.randn_like(x, dtype=dtype, device=device)
             if x.is_floating_point()
-            else x.to(self.condition.device)
+            else x.to(device)
             for x in like
         ]
-        if self.condition.layout == "channels_last":
-            made = [_channels_last(x) for x in made]
-        if self.condition.mode == "training" and self.spec.startswith("op/"):
-            made = [x.requires_grad_(x.is_floating_point()) for x in made]
-        return tuple(made)
+        # an operator stands inside a network, where its input has a gradient
+        needs_grad = self._trains and self.spec.startswith("op/")
+        self.inputs = tuple(x.requires_grad_(needs_grad and x.is_floating_point()) for x in made)
+        if self._made_fast:
+            self._lay_out_inputs()
 
     # phases
 
@@ -115,14 +126,13 @@ class Subject:
         if self.condition.mode == "inference":
             return self.model(*inputs)
         with self._autocast():
-            if self._loss:
-                return self._loss(self.model, inputs[0], _target(inputs[0], classes=2))
+            if self._network.loss:
+                return self._network.loss(self.model, inputs[0], _target(inputs[0], classes=2))
             return _default_loss(self.model(*inputs))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = DTYPES[self.condition.dtype]
-        device = self.condition.device.partition(":")[0]
-        return torch.autocast(device, dtype, enabled=dtype != torch.float32)
+        return torch.autocast(self._device_type, dtype, enabled=dtype != torch.float32)
 
     @property
     def weights_bytes(self) -> int:
@@ -132,7 +142,7 @@ class Subject:
     @property
     def state_bytes(self) -> int:
         """What is held beside the weights between two steps: the input, and the momenta."""
-        momenta = _tensors_in(list(self._optimiser.state.values()))
+        momenta = _tensors_in(list(self._optimiser.state.values())) if self._trains else ()
         return sum(map(_bytes, [*self.inputs, *momenta]))
 
     # fast paths
@@ -153,6 +163,7 @@ class Subject:
             self.model = self._place(_fold(self._network.build().eval()))
         if self.condition.layout == "channels_last":
             self.model.to(memory_format=torch.channels_last)
+        self._lay_out_inputs()
         if self.condition.backend == "compiled":
             from torch._dynamo import config
 
@@ -160,6 +171,10 @@ class Subject:
             self._call = torch.compile(self._compute, dynamic=False)
         elif self.condition.backend == "cudagraph":
             self._capture()
+
+    def _lay_out_inputs(self) -> None:
+        if self.condition.layout == "channels_last":
+            self.inputs = tuple(map(_channels_last, self.inputs))
 
     def results(self) -> list[Tensor]:
         """Return what one step computes: the output, or the loss and every gradient."""
@@ -192,11 +207,11 @@ class Subject:
 
     def _place(self, model: nn.Module) -> nn.Module:
         """Put a network on the device, in its mode and dtype."""
-        model.train(self.condition.mode == "training")
+        model.train(self._trains)
         return model.to(self.condition.device, self._weight_dtype())
 
     def _weight_dtype(self) -> torch.dtype:
-        if self.condition.mode == "training":
+        if self._trains:
             return torch.float32
         return DTYPES[self.condition.dtype]
 
@@ -205,9 +220,19 @@ def compare(mine: list[Tensor], reference: list[Tensor]) -> float:
     """Return how far results are from the reference, as a part of its largest value."""
     if [x.shape for x in mine] != [x.shape for x in reference]:
         raise LatencyError("A fast path returns other shapes than the plain one.")
-    largest = max(float(x.abs().max()) for x in reference if x.numel())
-    far = [(a.float() - b.float()).abs().max() for a, b in zip(mine, reference, strict=True)]
-    return float(torch.stack([x.cpu() for x in far]).max()) / (largest or 1.0)
+    pairs = [(a.float(), b.float()) for a, b in zip(mine, reference, strict=True) if b.numel()]
+    if not pairs:
+        return 0.0
+    far = torch.stack([(a - b).abs().max().cpu() for a, b in pairs]).max()
+    largest = max(float(b.abs().max()) for _, b in pairs)
+    return float(far) / (largest or 1.0)
+
+
+def check_folding(spec: str, condition: Condition) -> None:
+    """Refuse to train what is folded."""
+    plain, folds = _unfolded(spec)
+    if folds and condition.mode == "training":
+        raise LatencyError(f"{spec} is folded for inference. Train the unfolded {plain}.")
 
 
 def _unfolded(spec: str) -> tuple[str, bool]:
@@ -230,7 +255,7 @@ def set_precision(condition: Condition) -> None:
     """Say how float32 products are rounded, and let cuDNN search for the fastest kernels."""
     if not condition.cuda:
         return
-    torch.cuda.set_device(condition.device)
+    torch.cuda.set_device(torch.device(condition.device).index or 0)
     precision = "tf32" if condition.dtype == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
@@ -241,7 +266,8 @@ def _default_loss(output: Any) -> Tensor:
     """Return the cross entropy of logits (B, classes), else the mean square of all outputs."""
     if isinstance(output, Tensor) and output.ndim == 2:
         return F.cross_entropy(output, _target(output, classes=output.shape[1]))
-    return torch.stack([x.float().square().mean() for x in _tensors_in(output)]).sum()
+    found = [x.float().square().mean() for x in _tensors_in(output) if x.numel()]
+    return torch.stack(found).sum()
 
 
 def _target(like: Tensor, *, classes: int) -> Tensor:
@@ -264,4 +290,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+    if x.ndim != 4:
+        return x
+    laid_out = x.detach().contiguous(memory_format=torch.channels_last)
+    return laid_out.requires_grad_(x.requires_grad)

@@ -16,6 +16,8 @@ from ctxbench.measure.flops import Count
 
 # what is worth a note: cores of other load, part of the runs disturbed, pages given at each run
 _BUSY, _DISTURBED, _FAULTS = 0.25, 0.1, 100
+_FEWEST_ROUNDS = 5  # for an interval
+_ENDS = ("low", "high", "low_ms", "high_ms")
 _DIGITS = 5  # of a sample in ms: 10 ns
 
 
@@ -106,16 +108,22 @@ class Summary:
         }
 
     def _intervals(self, name: str, launches: Sequence[Launch]) -> dict[str, Any]:
+        """Return time and ratio with their intervals; a handful of rounds has none."""
         mine = [launch.rounds(name) for launch in launches]
         value, low, high = interval(mine)
-        found: dict[str, Any] = {"median_ms": value, "low_ms": low, "high_ms": high}
-        found["images_s"] = 1000 * self.condition.batch / value
+        rate = 1000 * self.condition.batch / value
+        found = {"median_ms": value, "images_s": rate, "low_ms": low, "high_ms": high}
         theirs = [
-            launch.rounds(self.against) for launch in launches if self.against in launch.blocks
+            launch.rounds(self.against)
+            for launch in launches
+            if self.against and self.against in launch.blocks
         ]
         if name != self.against and len(theirs) == len(mine):
             value, low, high = ratio_interval(mine, theirs)
             found |= {"ratio": value, "ratio_low": low, "ratio_high": high}
+        if sum(map(len, mine)) < _FEWEST_ROUNDS:
+            known = {key: value for key, value in found.items() if not key.endswith(_ENDS)}
+            return {**known, "precise": False}
         return {**found, "precise": narrow(low, value, high, self.plan.precision)}
 
     def _rates(
@@ -148,7 +156,7 @@ def _readiness(ready: Sequence[Ready]) -> dict[str, Any]:
         "build_s": first.build_s,
         "first_s": first.first_s,
         "max_difference": first.max_difference,
-        "graph_breaks": first.graph_breaks,
+        "whole_graph": first.whole_graph,
         "overhead_ms": median(each.overhead_ms for each in ready),
         "warmup_runs": sum(each.warmup_runs for each in ready),
         "stable": all(each.stable for each in ready),
@@ -193,7 +201,8 @@ def _cautions(values: Mapping[str, Any], counted: Count, found: Found, plan: Pla
         yield found.ready[0].note
     if not values["precise"]:
         what = "the ratio" if "ratio" in values else "the time"
-        yield f"{what} is known less well than to {100 * plan.precision:g} %: raise --budget"
+        asked = f"{100 * plan.precision:g} %"
+        yield f"{what} is known less well than to {asked}: raise --budget or --launches"
     if not values["stable"]:
         yield "its times had not settled when the warm-up ended: raise --warmup"
     if (values["other_load"] or 0) > _BUSY:
@@ -206,8 +215,8 @@ def _cautions(values: Mapping[str, Any], counted: Count, found: Found, plan: Pla
         yield "the GPU was throttled"
     if counted.uncounted:
         yield f"no counting rule for {', '.join(counted.uncounted)}: no MACs"
-    if values["graph_breaks"]:
-        yield f"torch.compile broke the graph {values['graph_breaks']} times"
+    if values["whole_graph"] is False:
+        yield "torch.compile could not take it in one piece: parts run in eager mode between them"
 
 
 def _blocks(name: str, launches: Sequence[Launch]) -> list[Sequence[Block]]:
@@ -217,3 +226,13 @@ def _blocks(name: str, launches: Sequence[Launch]) -> list[Sequence[Block]]:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return mean(known) if known else None
+
+
+def slowest(times: Sequence[LayerTimeRow], *, shown: int = 3) -> str:
+    """Say where the time that a network takes beyond the other goes, the largest parts first."""
+    apart = [(each.layer, (each.ms or 0) - (each.against_ms or 0)) for each in times]
+    total = sum(ms for _, ms in apart)
+    most = sorted(apart, key=lambda each: abs(each[1]), reverse=True)[:shown]
+    parts = ", ".join(f"{layer} {ms:+.3g}" for layer, ms in most)
+    beyond = f" beside {times[0].against}" if times[0].against else ""
+    return f"{total:+.3g} ms{beyond} layer by layer, most of it in {parts}"

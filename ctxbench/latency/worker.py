@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ctxbench.latency.bench import Bench
 
 Memory = Literal["kept", "returned"]
+# else remainders of aligned blocks stay in it and freed neighbours do not join: a heap that is
+# kept would grow to seven times what is in use
+_NO_THREAD_CACHE = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
 # where compiled code is kept for the next process
 _CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
@@ -48,26 +51,36 @@ class Worker:
         paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
         caches = {key: str(cache / key) for key in _CACHES} if cache else {}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(theirs.fileno())],
+            [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env={
                 **os.environ,
                 **caches,
+                **(_NO_THREAD_CACHE if memory == "kept" else {}),
                 "PYTHONPATH": os.pathsep.join(paths),
                 "OMP_NUM_THREADS": str(condition.threads),
             },
         )
         theirs.close()
-        try:
-            self.call("set_up", spec=spec, condition=condition, memory=memory)
-        except BaseException:
-            self.close()
-            raise
+        self._send("set_up", {"spec": spec, "condition": condition, "memory": memory})
+        self._set_up = False
 
     def call(self, name: str, **given: Any) -> Any:
         """Have the process run a method of its bench, and return what it returns."""
+        if not self._set_up:
+            self._receive()
+            self._set_up = True
+        self._send(name, given)
+        return self._receive()
+
+    def _send(self, name: str, given: dict[str, Any]) -> None:
         try:
             self._pipe.send((name, given))
+        except OSError:
+            raise self._died() from None
+
+    def _receive(self) -> Any:
+        try:
             outcome, value = self._pipe.recv()
         except (EOFError, OSError):
             raise self._died() from None
@@ -105,6 +118,7 @@ def _serve(pipe: Connection) -> None:
     """Do what comes over the pipe until it is closed."""
     bench: Bench | None = None
     while True:
+        answer: tuple[str, Any]
         try:
             name, given = pipe.recv()
         except EOFError:
@@ -112,12 +126,16 @@ def _serve(pipe: Connection) -> None:
         try:
             if bench is None:
                 bench = _set_up(**given)
-                pipe.send(("done", None))
+                answer = ("done", None)
             else:
                 method: Callable[..., Any] = getattr(bench, name)
-                pipe.send(("done", method(**given)))
+                answer = ("done", method(**given))
         except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
-            pipe.send(_told(error))
+            answer = _told(error)
+        try:
+            pipe.send(answer)
+        except OSError:  # nobody waits for it any more
+            return
 
 
 def _told(error: Exception) -> tuple[str, str]:

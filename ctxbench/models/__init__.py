@@ -129,6 +129,7 @@ def _resolve(spec: str) -> Network:
         build=partial(_checked, name, bind(name, known.build, options)),
         inputs=partial(_checked, name, partial(alone, known.inputs, options)),
         image_px=known.image_px,
+        loss=known.loss,
     )
 
 

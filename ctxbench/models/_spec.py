@@ -47,13 +47,15 @@ class Network:
     """A spec string with every name resolved and every option checked, not yet built.
 
     `inputs(batch, height, width)` makes the tensors that its forward takes: images alone for most,
-    and what else it is called with where it is an operator with a second input.
+    and what else it is called with where it is an operator with a second input. `loss` is that of
+    its ModelSpec.
     """
 
     spec: str
     build: Callable[[], nn.Module]
     inputs: Callable[[int, int, int], tuple[Tensor, ...]]
     image_px: int
+    loss: Loss | None = None
 
 
 def at_least_one(config: object, *fields: str) -> None:

@@ -7,12 +7,20 @@ from typing import Any
 
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from pandas import DataFrame, Series, concat, to_numeric
 
 from ctxbench.claims import CLOSE, DIFFERS, REPRODUCED
 from ctxbench.records import Row, latest
-from ctxbench.report._style import GREY, RING, WIDTH_IN, mark_key, ring_key, style
+from ctxbench.report._style import (
+    GREY,
+    RING,
+    WIDTH_IN,
+    log_ticks,
+    mark_key,
+    ring_key,
+    style,
+    write_column,
+)
 from ctxbench.report.networks import CELLS, CLAIM, merge, networks
 
 _PANELS = {"params": "Parameters (M)", "gflops": "GFLOPs"}
@@ -24,7 +32,6 @@ _WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 _BLUE, _ORANGE, _, _RED = sns.color_palette("colorblind")[:4]
 # verdict -> marker and colour; the marker alone tells the verdicts apart
 _MARKS = {REPRODUCED: ("o", _BLUE), CLOSE: ("^", _ORANGE), DIFFERS: ("X", _RED)}
-_TICKS = [digit * 10.0**power for power in range(-3, 5) for digit in (1, 2, 3, 5, 7)]
 
 
 def select(rows: Iterable[Row]) -> DataFrame:
@@ -56,7 +63,7 @@ def draw(lines: DataFrame) -> Figure:
             left.text(0, y, source, transform=left.get_yaxis_transform(), va="center",
                       weight="bold", in_layout=False, bbox=_WHITE)  # fmt: skip
         left.set_zorder(right.get_zorder() + 1)  # or the right panel hides the heading's end
-        _write_column(right, 72, "table", zip(lines["y"], lines["table"], strict=True))
+        write_column(right, 72, "table", zip(lines["y"], lines["table"], strict=True))
         figure.suptitle("What the papers publish, and what we count", fontsize=9, weight="bold")
         keys = [mark_key(f"ours: {verdict}", *mark) for verdict, mark in _MARKS.items()]
         keys.insert(0, ring_key("published"))
@@ -78,11 +85,9 @@ def _draw_panel(axis: Any, lines: DataFrame, panel: str) -> None:
         )  # fmt: skip
     low, high = _reach(published, ours)
     axis.set(xscale="log", xlabel=_label(lines, panel), ylabel="", xlim=(low, high))
-    axis.xaxis.set_major_locator(FixedLocator([tick for tick in _TICKS if low <= tick <= high]))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    log_ticks(axis.xaxis, low, high)
     deviations = map(_deviation, published, lines[f"{panel}_difference"])
-    _write_column(axis, 38, "ours against\npublished", zip(lines["y"], deviations, strict=True))
+    write_column(axis, 38, "ours against\npublished", zip(lines["y"], deviations, strict=True))
 
 
 def _reach(published: Series, ours: Series) -> tuple[float, float]:
@@ -95,15 +100,6 @@ def _label(lines: DataFrame, panel: str) -> str:
     """Name the axis, and in which convention the figures were counted, if there are several."""
     ways = lines["gflops_convention"].dropna().unique() if panel == "gflops" else ()
     return f"{_PANELS[panel]}{', ours as ' if len(ways) else ''}{' or '.join(ways)} (log scale)"
-
-
-def _write_column(axis: Any, points: float, head: str, cells: Iterable[tuple[float, str]]) -> None:
-    """Write text beside the panel, right-aligned `points` away from its edge."""
-    place = {"xytext": (points, 0), "textcoords": "offset points", "ha": "right", "fontsize": 7}
-    across = axis.get_yaxis_transform()
-    for y, cell in cells:
-        axis.annotate(cell, (1, y), xycoords=across, va="center_baseline", **place)
-    axis.annotate(head, (1, 1), xycoords="axes fraction", va="bottom", color=GREY, **place)
 
 
 def _deviation(published: float, difference: float) -> str:

@@ -1,13 +1,16 @@
 """How every figure looks and is saved: at a paper's width, the same bytes for the same rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import seaborn as sns
 from matplotlib import style as sheets
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import Bbox
 
 WIDTH_IN = 7.0
 GREY, BLACK = "0.4", "0.2"
@@ -26,6 +29,7 @@ _RC = {
     "grid.linewidth": 0.4,
     "svg.hashsalt": "ctxbench",  # else the ids of an SVG are random
 }
+_DIGITS = (1, 2, 3, 5, 7)
 # a date or a version would change the bytes of an unchanged figure
 _METADATA = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
 
@@ -40,7 +44,17 @@ def style() -> Iterator[None]:
 def save(figure: Figure, path: Path) -> None:
     """Save a figure as PNG or SVG, by the path's suffix."""
     with style():
+        _freeze(figure)
         figure.savefig(path, dpi=PNG_DPI, metadata=_METADATA[path.suffix])
+
+
+def _freeze(figure: Figure) -> None:
+    """Round where the axes lie: the last bits of a layout change, and with them an SVG's ids."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axis in figure.axes:
+        bounds = (round(side, 9) for side in axis.get_position().bounds)
+        axis.set_position(Bbox.from_bounds(*bounds))
 
 
 def ring_key(label: str) -> Line2D:
@@ -52,3 +66,22 @@ def ring_key(label: str) -> Line2D:
 def mark_key(label: str, marker: str, colour: object = BLACK) -> Line2D:
     """Make the legend's entry for one kind of mark."""
     return Line2D([], [], linestyle="", marker=marker, markersize=5, color=colour, label=label)
+
+
+def log_ticks(axis: Any, low: float, high: float, *, digits: Iterable[float] = _DIGITS) -> None:
+    """Put plain numbers at these digits of every power of ten on a logarithmic axis."""
+    ticks = [digit * 10.0**power for power in range(-4, 8) for digit in digits]
+    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.7g}"))
+
+
+def write_column(
+    axis: Any, points: float, head: str, cells: Iterable[tuple[float, str]], *, align: str = "right"
+) -> None:
+    """Write text beside the panel, aligned `points` away from its edge."""
+    place = {"xytext": (points, 0), "textcoords": "offset points", "ha": align, "fontsize": 7}
+    across = axis.get_yaxis_transform()
+    for y, cell in cells:
+        axis.annotate(cell, (1, y), xycoords=across, va="center_baseline", **place)
+    axis.annotate(head, (1, 1), xycoords="axes fraction", va="bottom", color=GREY, **place)

@@ -21,9 +21,12 @@ COMMANDS = {
     "layers": "ctxbench flops coresnet50 --against resnet50 --per-layer",
     "counting": "make benchmark",
     "operators": "make benchmark",
+    "latency": "ctxbench latency coresnet50 --against resnet50",
+    "latency_layers": "ctxbench latency coresnet50 --against resnet50 --per-layer",
+    "ceilings": "ctxbench latency coresnet50 --against resnet50",
 }
 # the tables with files of their own; the others are for a README
-_FILED = ("costs", "claims", "counting", "operators")
+_FILED = ("costs", "claims", "counting", "operators", "latency", "context_cost")
 _FORMATS: tuple[Format, ...] = ("csv", "md")
 _IMAGES = ("png", "svg")
 

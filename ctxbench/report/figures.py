@@ -7,7 +7,13 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from ctxbench.records import Row
-from ctxbench.report import _claims_figure, _parity_figure
+from ctxbench.report import (
+    _claims_figure,
+    _latency_figure,
+    _layers_figure,
+    _parity_figure,
+    _roofline_figure,
+)
 from ctxbench.report._style import save
 
 __all__ = ["FIGURES", "Picture", "save"]
@@ -24,4 +30,7 @@ class Picture(NamedTuple):
 FIGURES = {
     "claims": Picture("claims", _claims_figure.select, _claims_figure.draw),
     "parity": Picture("layers", _parity_figure.select, _parity_figure.draw),
+    "latency": Picture("latency", _latency_figure.select, _latency_figure.draw),
+    "roofline": Picture("latency", _roofline_figure.select, _roofline_figure.draw),
+    "layers": Picture("latency_layers", _layers_figure.select, _layers_figure.draw),
 }

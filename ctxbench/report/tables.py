@@ -10,6 +10,7 @@ from ctxbench.claims import COUNTED, VERDICTS
 from ctxbench.records import Row, latest
 from ctxbench.render import Format, render
 from ctxbench.report.networks import CLAIM, merge, networks
+from ctxbench.report.timings import compared, is_operator, timed, with_interval, words
 
 _CLAIMS = (
     "paper", "table", "row", "metric", "published", "ours", "difference", "convention",
@@ -26,6 +27,16 @@ _HEADLINE = (
 _OPERATORS = (
     "operator", "case", "formulation", "form", "task", "median_ms", "ratio_to_obvious",
     "ratio_low", "ratio_high", "peak_mib", "max_difference",
+)  # fmt: skip
+_LATENCY = (
+    "model", "against", "place", "mode", "batch", "image_size", "dtype", "layout", "backend",
+    "cache", "status", "params", "macs", "median_ms", "low_ms", "high_ms", "images_s", "ratio",
+    "ratio_low", "ratio_high", "weights_mib", "peak_mib", "gflops_s", "fraction", "bound", "runs",
+    "launches", "stable", "precise", "disturbed",
+)  # fmt: skip
+_CONTEXT_COST = (
+    "model", "against", "place", "condition", "params_ratio", "macs_ratio", "latency_ratio",
+    "peak_mib_ratio",
 )  # fmt: skip
 _HEADINGS = {
     "model": "network",
@@ -47,6 +58,17 @@ _HEADINGS = {
     "median_s": "median (s)",
     "median_ms": "median (ms)",
     "peak_mib": "peak (MiB)",
+    "place": "device",
+    "low_ms": "low (ms)",
+    "high_ms": "high (ms)",
+    "images_s": "images/s",
+    "weights_mib": "weights (MiB)",
+    "gflops_s": "GFLOP/s",
+    "fraction": "fraction of the roof",
+    "params_ratio": "params (ratio)",
+    "macs_ratio": "MACs (ratio)",
+    "latency_ratio": "latency (ratio [95 %])",
+    "peak_mib_ratio": "peak memory (ratio)",
 }
 
 
@@ -83,6 +105,24 @@ def operators(rows: Iterable[Row]) -> DataFrame:
     return _frame(latest(rows, *_OPERATORS[:5]), _OPERATORS)
 
 
+def latency(rows: Iterable[Row]) -> DataFrame:
+    """Make a row for each network under each condition, by device: what was measured last."""
+    return _frame(timed(rows), _LATENCY)
+
+
+def context_cost(rows: Iterable[Row]) -> DataFrame:
+    """Put the ratios of parameters, MACs, time and memory side by side, networks first."""
+    lines = [
+        {
+            **row,
+            "condition": ", ".join(words(row)),
+            "latency_ratio": with_interval(row["ratio"], row["ratio_low"], row["ratio_high"]),
+        }
+        for row in sorted(compared(rows), key=lambda row: is_operator(row["model"]))
+    ]
+    return _frame(lines, _CONTEXT_COST)
+
+
 def verdicts(rows: Iterable[Row]) -> DataFrame:
     """Count the claims of each verdict, by what is claimed."""
     found = latest(rows, *CLAIM)
@@ -115,6 +155,8 @@ TABLES = {
     "claims": Table("claims", claims),
     "counting": Table("counting", counting),
     "operators": Table("operators", operators),
+    "latency": Table("latency", latency),
+    "context_cost": Table("latency", context_cost),
     "verdicts": Table("claims", verdicts),
     "headline": Table("claims", headline),
 }

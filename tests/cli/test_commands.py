@@ -8,32 +8,13 @@ import sys
 from dataclasses import replace
 
 import pytest
-from typer.testing import CliRunner
 
 import ctxbench
-from ctxbench import cli
 from ctxbench.claims import PARITY, load_claims
 from ctxbench.measure._flop_tables import RULES
 from ctxbench.measure._values import macs
 from ctxbench.ops import LAYERS
 from ctxbench.records import read_rows
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Run a command in an empty folder; a deliberate error is handled as `main` does."""
-    monkeypatch.chdir(tmp_path)
-
-    def _run(*words):
-        monkeypatch.setattr(sys, "argv", ["ctxbench", *words])
-        with CliRunner().isolation() as (out, err, _):
-            try:
-                cli.main()
-            except SystemExit as stop:
-                code = stop.code or 0
-            return code, out.getvalue().decode(), err.getvalue().decode()
-
-    return _run
 
 
 def test_flops_of_one_network(run, tmp_path):

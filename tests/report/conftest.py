@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from tests.report.latency_rows import CEILINGS, LATENCY, LAYER_TIMES
 from tests.report.rows import CLAIMS, COSTS, LAYERS, OPERATORS, STAMP
 
 
@@ -21,6 +22,7 @@ def save_rows():
 def raw(tmp_path, save_rows):
     """A folder with rows of every kind but `counting`."""
     kinds = {"claims": CLAIMS, "costs": COSTS, "layers": LAYERS, "operators": OPERATORS}
+    kinds |= {"latency": LATENCY, "latency_layers": LAYER_TIMES, "ceilings": CEILINGS}
     for kind, rows in kinds.items():
         save_rows(tmp_path / "raw", kind, rows)
     return tmp_path / "raw"

@@ -7,12 +7,16 @@ from typer.testing import CliRunner
 from ctxbench.cli import app
 from ctxbench.errors import RecordsError
 from ctxbench.report.build import build_report
+from tests.report.latency_rows import timing
 from tests.report.rows import COUNTING, cost
 
 MADE = [
     "tables/costs.csv", "tables/costs.md", "tables/claims.csv", "tables/claims.md",
-    "tables/operators.csv", "tables/operators.md",
+    "tables/operators.csv", "tables/operators.md", "tables/latency.csv", "tables/latency.md",
+    "tables/context_cost.csv", "tables/context_cost.md",
     "figures/claims.png", "figures/claims.svg", "figures/parity.png", "figures/parity.svg",
+    "figures/latency.png", "figures/latency.svg", "figures/roofline.png", "figures/roofline.svg",
+    "figures/layers.png", "figures/layers.svg",
 ]  # fmt: skip
 
 
@@ -60,7 +64,16 @@ def test_a_file_that_lost_its_rows_is_removed_and_others_are_kept(raw, tmp_path,
     (note,) = build_report(raw, tmp_path / "out").notes
     assert "removed counting.csv, counting.md" in note
     left = {f"tables/{path.name}" for path in (tmp_path / "out/tables").iterdir()}
-    assert left == {*MADE[:6], "tables/mine.csv"}
+    assert left == {*(name for name in MADE if name.startswith("tables")), "tables/mine.csv"}
+
+
+def test_times_without_anything_compared_make_a_table_but_no_ratios(raw, tmp_path, save_rows):
+    (raw / "latency.jsonl").unlink()
+    save_rows(raw, "latency", [timing("plain", intensity=None)])
+    notes = " ".join(build_report(raw, tmp_path / "out").notes)
+    assert (tmp_path / "out/tables/latency.csv").exists()
+    for name in ("tables/context_cost", "figures/latency", "figures/roofline"):
+        assert f"No {name}: no rows for it. Run ctxbench latency coresnet50" in notes
 
 
 def test_layers_of_another_pair_make_no_parity_figure(raw, tmp_path):
@@ -83,10 +96,10 @@ def test_a_torn_line_is_noted_and_left_out(raw, tmp_path, save_rows):
 
 
 def test_files_that_are_not_shown_are_counted_and_named(raw, tmp_path, save_rows):
-    save_rows(raw, "latency", [{"model": "plain"}])
+    save_rows(raw, "training", [{"model": "plain"}])
     (raw / "notes.txt").touch()
     report = build_report(raw, tmp_path / "out")
-    assert any("2 of its files are not shown: latency.jsonl, notes.txt" in n for n in report.notes)
+    assert any("2 of its files are not shown: notes.txt, training.jsonl" in n for n in report.notes)
 
 
 def test_no_rows_at_all_is_an_error_that_names_the_commands(tmp_path):

@@ -1,33 +1,17 @@
 from itertools import pairwise
 
 import matplotlib as mpl
-import numpy as np
 import pytest
-from matplotlib.text import Text
 
 from ctxbench.report.figures import FIGURES, save
+from tests.report.drawn import draw, points, texts, written
+from tests.report.latency_rows import LATENCY, LAYER_TIMES
 from tests.report.rows import CLAIMS, LAYERS, counted, layer
 
-
-def draw(name, rows):
-    picture = FIGURES[name]
-    return picture.draw(picture.select(rows))
-
-
-def written(figure):
-    """The pieces of text that a reader sees."""
-    figure.draw_without_rendering()
-    return [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
-
-
-def texts(figure):
-    return [text.get_text() for text in written(figure)]
-
-
-def points(axis):
-    """The points of every series of dots on an axis, lines apart."""
-    series = [np.asarray(dots.get_offsets()) for dots in axis.collections]
-    return [dots for dots in series if len(dots) and dots.any()]
+EVERY = [
+    ("claims", CLAIMS), ("parity", LAYERS), ("latency", LATENCY), ("roofline", LATENCY),
+    ("layers", LAYER_TIMES),
+]  # fmt: skip
 
 
 def test_claims_names_every_network_and_its_paper():
@@ -116,7 +100,7 @@ def test_parity_ignores_other_networks():
     assert FIGURES["parity"].select([{**row, "against": "resnet18"} for row in LAYERS]).empty
 
 
-@pytest.mark.parametrize(("name", "rows"), [("claims", CLAIMS), ("parity", LAYERS)])
+@pytest.mark.parametrize(("name", "rows"), EVERY)
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_the_same_rows_are_saved_as_the_same_bytes(name, rows, suffix, tmp_path):
     paths = [tmp_path / f"{count}.{suffix}" for count in (1, 2)]
@@ -125,14 +109,26 @@ def test_the_same_rows_are_saved_as_the_same_bytes(name, rows, suffix, tmp_path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-@pytest.mark.parametrize(("name", "rows"), [("claims", CLAIMS), ("parity", LAYERS)])
+def test_the_last_bits_of_a_layout_do_not_reach_a_file(tmp_path):
+    for nudge in (0, 1e-13):
+        figure = draw("layers", LAYER_TIMES)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for axis in figure.axes:
+            axis.set_position([side + nudge for side in axis.get_position().bounds])
+        save(figure, tmp_path / f"{nudge}.svg")
+    first, second = (path.read_bytes() for path in tmp_path.iterdir())
+    assert first == second
+
+
+@pytest.mark.parametrize(("name", "rows"), EVERY)
 def test_figures_are_as_wide_as_a_page_with_text_of_7_points_or_more(name, rows):
     figure = draw(name, rows)
     assert figure.get_figwidth() == 7.0
     assert min(text.get_fontsize() for text in written(figure)) >= 7
 
 
-@pytest.mark.parametrize(("name", "rows"), [("claims", CLAIMS), ("parity", LAYERS)])
+@pytest.mark.parametrize(("name", "rows"), EVERY)
 def test_no_text_leaves_the_page(name, rows):
     figure = draw(name, rows)
     for text in written(figure):

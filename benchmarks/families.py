@@ -1,0 +1,141 @@
+"""What context costs: the four systems, their operators, and what each is compared with.
+
+    benchmarks/on_gpu.sh                               on a GPU, within 8 minutes; else on the CPU
+    python benchmarks/families.py --minutes 60
+
+The most telling comparisons come first; what the minutes do not suffice for is said, not measured.
+Each condition starts fresh processes; the networks of a group take turns.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from ctxbench.errors import CtxbenchError
+from ctxbench.latency.compare import know_machine, measure
+from ctxbench.latency.condition import Plan, sweep
+from ctxbench.models import resolve
+from ctxbench.records import append_rows, as_row
+
+RESNETS = ("coresnet50", "cgc_resnet50", "ctx_resnet50")
+CONVNEXTS = ("ctx_convnext_tiny", "overlock_xt:reparam=true")
+PLAIN = "op/conv:channels=64"
+DEPTHWISE = "op/conv:channels=64:kernel=7:depthwise=true"
+
+
+class Group(NamedTuple):
+    """Networks that take turns, and the one that they are compared with."""
+
+    specs: tuple[str, ...]
+    against: str
+
+
+NETWORKS = (Group(RESNETS, "resnet50"), Group(CONVNEXTS, "convnext_tiny"))
+OPERATORS = (
+    Group(("op/coconv:channels=64", "op/cgc:channels=64", "op/ctxconv:channels=64"), PLAIN),
+    Group(
+        (
+            "op/ctxconv:channels=64:kernel=7:depthwise=true",
+            "op/contmix:channels=64:kernel=7:heads=2",
+            "op/dilated_reparam:channels=64:kernel=7:folded=true",
+        ),
+        DEPTHWISE,
+    ),
+)
+# (groups, batches, settings), in the order of what is worth knowing first
+ON_GPU = (
+    (NETWORKS, (128, 1), {"dtype": "bf16", "layout": "channels_last"}),
+    (NETWORKS, (128, 1), {"dtype": "fp32"}),
+    (OPERATORS, (128,), {"dtype": "bf16", "layout": "channels_last"}),
+    (NETWORKS, (128,), {"dtype": "bf16", "layout": "channels_last", "mode": "training"}),
+    (NETWORKS, (128, 1), {"dtype": "bf16", "layout": "channels_last", "backend": "compiled"}),
+    (OPERATORS, (128,), {"dtype": "fp32"}),
+    (NETWORKS, (1,), {"dtype": "bf16", "backend": "cudagraph"}),
+)
+ON_CPU = (
+    (NETWORKS, (1, 4), {}),
+    (OPERATORS, (4,), {}),
+    (NETWORKS, (4,), {"mode": "training"}),
+    (OPERATORS, (4,), {"mode": "training"}),
+    (NETWORKS, (4,), {"layout": "channels_last"}),
+    (NETWORKS, (4,), {"dtype": "bf16"}),
+    (NETWORKS, (1,), {"backend": "compiled"}),
+)
+# of the networks: one that all machines can afford to test this program with
+SMALL = (
+    ((Group(("coresnet_tiny",), "resnet_tiny"),), (1,), {}),
+    ((Group(("op/coconv:channels=8",), "op/conv:channels=8"),), (2,), {"mode": "training"}),
+)
+
+
+def conditions(plans, device, threads):
+    """Yield a group and a condition after the other."""
+    for groups, batches, settings in plans:
+        for batch in batches:
+            for group in groups:
+                side = resolve(group.against).image_px
+                (plain,) = sweep(
+                    batches=[str(batch)], image_sizes=[(side, side)], dtypes=["fp32"],
+                    backends=["eager"], device=device, threads=threads,
+                )  # fmt: skip
+                yield group, replace(plain, **settings)
+
+
+def _told(row):
+    if row.status != "ok":
+        return row.status
+    if row.ratio_low is None:
+        return f"{row.median_ms:9.3f} ms"
+    return f"{row.median_ms:9.3f} ms x{row.ratio:.3f} [{row.ratio_low:.3f}, {row.ratio_high:.3f}]"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto", help="cpu or cuda; default: a GPU if any")
+    parser.add_argument("--threads", type=int, help="of the CPU; default: all cores")
+    parser.add_argument("--minutes", type=float, default=8, help="what may be spent; default 8")
+    parser.add_argument("--launches", type=int, help="default 1 on a GPU, 5 on a CPU")
+    parser.add_argument("--budget", type=float, help="seconds of timing a condition")
+    parser.add_argument("--small", action="store_true", help="tiny networks: a test of this")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    given = parser.parse_args()
+    end = time.monotonic() + 60 * given.minutes
+    (probe,) = sweep(batches=["1"], image_sizes=[(32, 32)], dtypes=["fp32"], backends=["eager"],
+                     device=given.device, threads=given.threads)  # fmt: skip
+    plan = Plan(
+        launches=given.launches or (1 if probe.cuda else 5),
+        budget_s=given.budget or (6 if probe.cuda else 30),
+        warmup_s=2 if probe.cuda else 5,
+        block_s=0.1 if probe.cuda else 0.25,
+    )
+    plans = SMALL if given.small else ON_GPU if probe.cuda else ON_CPU
+    machines = {}
+    failed = 0
+    for group, condition in conditions(plans, given.device, given.threads):
+        if time.monotonic() > end:
+            print(f"left out: {', '.join(group.specs)} ({condition})", file=sys.stderr)
+            continue
+        try:
+            if condition.dtype not in machines:
+                machines[condition.dtype] = know_machine(condition)
+                ceilings = machines[condition.dtype].as_row(condition)
+                append_rows("ceilings", [ceilings], raw=given.out / "raw")
+            rows, _ = measure(
+                group.specs, condition, against=group.against, plan=plan,
+                machine=machines[condition.dtype],
+            )  # fmt: skip
+        except (CtxbenchError, RuntimeError) as error:  # the others are still worth having
+            failed += 1
+            print(f"failed: {', '.join(group.specs)} ({condition}): {error}", file=sys.stderr)
+            continue
+        append_rows("latency", map(as_row, rows), raw=given.out / "raw", seed=condition.seed)
+        for row in rows:
+            print(f"{row.model:50} {_told(row):40} ({condition})", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Times as they were measured last: of each network under each condition, beside its baseline."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from ctxbench.records import Row, latest
+
+# what tells one measurement of a network from another; `place` is made here
+CONDITION = ("place", "mode", "batch", "image_size", "dtype", "layout", "backend", "cache")
+# what a compared line holds as `<key>_ratio`: a part of what the baseline has
+COSTS = ("params", "macs", "peak_mib")
+_PLAIN = {"layout": "contiguous", "cache": "warm"}
+_OPERATOR = "op/"
+
+
+def place(row: Row) -> str:
+    """Name where a row was measured; on a CPU the number of threads belongs to it."""
+    if row["device"] != "cpu":
+        return str(row["device_name"])
+    return f"{row['device_name']}, {row['threads']} thread{'s' * (row['threads'] != 1)}"
+
+
+def timed(rows: Iterable[Row]) -> list[Row]:
+    """Keep what was measured last of each network under each condition, by device, CPUs first."""
+    found = latest([{**row, "place": place(row)} for row in rows], "model", "against", *CONDITION)
+    return sorted(found, key=_device)
+
+
+def compared(rows: Iterable[Row]) -> list[Row]:
+    """Keep the rows with a ratio, and add the ratios of cost to the baseline of the same turns."""
+    placed = [{**row, "place": place(row)} for row in rows]
+    baselines = {_turns(row, row["model"]): row for row in placed if not row["against"]}
+    return [
+        {**row, **_cost_ratios(row, baselines.get(_turns(row, row["against"]), {}))}
+        for row in timed(placed)
+        if row["against"] and row["status"] == "ok" and row["ratio"] is not None
+    ]
+
+
+def is_operator(spec: str) -> bool:
+    """Tell an operator of its own from a network."""
+    return spec.startswith(_OPERATOR)
+
+
+def words(row: Row) -> list[str]:
+    """Say under what condition a row was measured, the device apart."""
+    height, width = row["image_size"]
+    said = [row["mode"], f"batch {row['batch']}", f"{height}x{width}", row["dtype"], row["backend"]]
+    said += [row["layout"]] if row["layout"] != _PLAIN["layout"] else []
+    return said + ([f"{row['cache']} cache"] if row["cache"] != _PLAIN["cache"] else [])
+
+
+def common_words(conditions: Sequence[Sequence[str]]) -> list[str]:
+    """Return the words that all conditions share; beside them each needs only its others."""
+    return [word for word in conditions[0] if all(word in other for other in conditions)]
+
+
+def with_interval(ratio: float, low: float | None, high: float | None) -> str:
+    """Write `1.23 [1.19, 1.27]`, or the ratio alone where no interval is known."""
+    # three digits, but as many behind the point for 0.98 as for 1.02
+    magnitude = math.floor(math.log10(ratio))
+    digits = max(0, 2 - magnitude - (magnitude < 0))
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return f"{ratio:.{digits}f}"
+    return f"{ratio:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def label(spec: str) -> str:
+    """Shorten the options of an operator: `op/coconv 64 ch, levels 4`."""
+    if not is_operator(spec):
+        return spec
+    name, *options = spec.split(":")
+    return f"{name} {', '.join(map(_option, options))}".rstrip()
+
+
+def pair_labels(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Name pairs `network / baseline`, shortened where that leaves them apart."""
+    short = {pair: _pair(*pair) for pair in pairs}
+    said = list(short.values())
+    return {
+        pair: name if said.count(name) == 1 else " / ".join(pair) for pair, name in short.items()
+    }
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Break a long spec into lines, behind its punctuation where that is possible."""
+    lines = [""]
+    for piece in re.findall(rf"[^:,/ ]{{1,{width - 1}}}[:,/ ]*|[:,/ ]+", text):
+        if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
+            lines.append("  ")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]
+
+
+def _device(row: Row) -> tuple[bool, str, int]:
+    cpu = row["device"] == "cpu"
+    return not cpu, row["device_name"], row["threads"] if cpu else 0
+
+
+def _turns(row: Row, model: str) -> tuple[str, ...]:
+    return (str(row["group"]), model, *(str(row[key]) for key in CONDITION))
+
+
+def _cost_ratios(row: Row, baseline: Mapping[str, float | None]) -> Row:
+    ratios = {}
+    for key in COSTS:
+        mine, theirs = row.get(key), baseline.get(key)
+        ratios[f"{key}_ratio"] = mine / theirs if mine is not None and theirs else None
+    return ratios
+
+
+def _pair(model: str, against: str) -> str:
+    """Leave out the baseline's options that its network has too."""
+    name, *options = against.split(":")
+    if is_operator(model) and is_operator(against) and set(options) <= set(model.split(":")):
+        return f"{label(model)} / {name.removeprefix(_OPERATOR)}"
+    return f"{label(model)} / {label(against)}"
+
+
+def _option(text: str) -> str:
+    key, _, value = text.partition("=")
+    return f"{value} ch" if key == "channels" else f"{key} {value}".rstrip()
