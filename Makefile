@@ -5,7 +5,7 @@ README ?= --readme README.md
 BIN := .venv/bin
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt
 
-.PHONY: report test format benchmark clean
+.PHONY: report test format latency benchmark clean
 
 # every claim, every cost, every table and figure, and the tables of the README
 report: .venv/run
@@ -23,6 +23,10 @@ test: .venv/test
 format: .venv/test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# what the four systems cost in time and memory, on a GPU or else on the CPU; about 45 minutes there
+latency: .venv/run
+	benchmarks/on_gpu.sh --minutes 60 --out $(OUT)
 
 # speed and memory on one thread: of counting beside other counters, about 20 minutes; of the
 # operators beside the obvious formulation, about 5 minutes

@@ -1,12 +1,11 @@
 """What the benchmarks share: turns in rotating order, fresh processes, peaks and intervals."""
 
 import multiprocessing
-import os
-import random
-import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+
+from ctxbench.latency import machine
+from ctxbench.latency.statistics import ratio_interval
 
 
 def in_process(function, *words, preload=()):
@@ -45,32 +44,13 @@ def rotated(names, turn):
 
 def compare(seconds, baseline):
     """Return the median ratio of same turns, and its 95 % bootstrap interval."""
-    ratios = [mine / theirs for mine, theirs in zip(seconds, baseline, strict=True)]
-    return statistics.median(ratios), *interval(ratios)
-
-
-def interval(ratios, *, draws=2000):
-    """Return the 95 % bootstrap interval of the median."""
-    generator = random.Random(0)
-    medians = sorted(
-        statistics.median(generator.choices(ratios, k=len(ratios))) for _ in range(draws)
-    )
-    return medians[int(0.025 * draws)], medians[int(0.975 * draws) - 1]
+    return ratio_interval([seconds], [baseline])
 
 
 def peak_mib(task):
     """Return the peak resident memory of one call above what the process held before, in MiB."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    held = _status("VmRSS")
+    if not machine.restart_peak():
+        raise OSError("Peak memory is read from /proc, which only Linux has.")
+    held = machine.resident_mib()
     task()
-    return (_status("VmHWM") - held) / 1024
-
-
-def threads():
-    """Return how many threads the libraries may use."""
-    return int(os.environ.get("OMP_NUM_THREADS", os.cpu_count()))
-
-
-def _status(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+    return machine.peak_resident_mib() - held

@@ -15,7 +15,9 @@ import warnings
 from functools import partial
 from pathlib import Path
 
-from _side_by_side import compare, in_process, peak_mib, threads, time_in_turns
+from _side_by_side import compare, in_process, peak_mib, time_in_turns
+
+from ctxbench.latency.condition import default_threads
 
 BASELINE = "fvcore"
 
@@ -115,7 +117,7 @@ def measure(spec, runs):
                 "peak_mib": in_process(_peak, spec, name),
                 "macs": macs[name],
                 "runs": runs,
-                "threads": threads(),
+                "threads": default_threads(),
                 "seconds": seconds,
             }
         )

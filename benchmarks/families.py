@@ -21,9 +21,8 @@ from ctxbench.models import resolve
 from ctxbench.records import append_rows, as_row
 
 RESNETS = ("coresnet50", "cgc_resnet50", "ctx_resnet50")
-CONVNEXTS = ("ctx_convnext_tiny", "overlock_xt:reparam=true")
-PLAIN = "op/conv:channels=64"
-DEPTHWISE = "op/conv:channels=64:kernel=7:depthwise=true"
+DENSE = ("op/coconv:channels=64", "op/cgc:channels=64", "op/ctxconv:channels=64")
+DEPTHWISE = "channels=64:kernel=7"
 
 
 class Group(NamedTuple):
@@ -33,24 +32,38 @@ class Group(NamedTuple):
     against: str
 
 
-NETWORKS = (Group(RESNETS, "resnet50"), Group(CONVNEXTS, "convnext_tiny"))
+NETWORKS = (
+    Group(RESNETS, "resnet50"),
+    Group(("ctx_convnext_tiny", "overlock_xt:reparam=true"), "convnext_tiny"),
+)
+# what is folded for inference has its branches in training
+TRAINED = (
+    Group(RESNETS, "resnet50"),
+    Group(("ctx_convnext_tiny", "overlock_xt"), "convnext_tiny"),
+)
 OPERATORS = (
-    Group(("op/coconv:channels=64", "op/cgc:channels=64", "op/ctxconv:channels=64"), PLAIN),
+    Group(DENSE, "op/conv:channels=64"),
     Group(
-        (
-            "op/ctxconv:channels=64:kernel=7:depthwise=true",
-            "op/contmix:channels=64:kernel=7:heads=2",
-            "op/dilated_reparam:channels=64:kernel=7:folded=true",
-        ),
-        DEPTHWISE,
+        (f"op/ctxconv:{DEPTHWISE}:depthwise=true", f"op/dilated_reparam:{DEPTHWISE}:folded=true"),
+        f"op/conv:{DEPTHWISE}:depthwise=true",
     ),
+    # whole blocks: one mixes with dynamic kernels, the other with a large one
+    Group((f"op/contmix:{DEPTHWISE}:heads=2:folded=true",), f"op/repconv:{DEPTHWISE}:folded=true"),
+)
+TRAINED_OPERATORS = (
+    Group(DENSE, "op/conv:channels=64"),
+    Group(
+        (f"op/ctxconv:{DEPTHWISE}:depthwise=true", f"op/dilated_reparam:{DEPTHWISE}"),
+        f"op/conv:{DEPTHWISE}:depthwise=true",
+    ),
+    Group((f"op/contmix:{DEPTHWISE}:heads=2",), f"op/repconv:{DEPTHWISE}"),
 )
 # (groups, batches, settings), in the order of what is worth knowing first
 ON_GPU = (
     (NETWORKS, (128, 1), {"dtype": "bf16", "layout": "channels_last"}),
     (NETWORKS, (128, 1), {"dtype": "fp32"}),
     (OPERATORS, (128,), {"dtype": "bf16", "layout": "channels_last"}),
-    (NETWORKS, (128,), {"dtype": "bf16", "layout": "channels_last", "mode": "training"}),
+    (TRAINED, (128,), {"dtype": "bf16", "layout": "channels_last", "mode": "training"}),
     (NETWORKS, (128, 1), {"dtype": "bf16", "layout": "channels_last", "backend": "compiled"}),
     (OPERATORS, (128,), {"dtype": "fp32"}),
     (NETWORKS, (1,), {"dtype": "bf16", "backend": "cudagraph"}),
@@ -58,8 +71,8 @@ ON_GPU = (
 ON_CPU = (
     (NETWORKS, (1, 4), {}),
     (OPERATORS, (4,), {}),
-    (NETWORKS, (4,), {"mode": "training"}),
-    (OPERATORS, (4,), {"mode": "training"}),
+    (TRAINED, (4,), {"mode": "training"}),
+    (TRAINED_OPERATORS, (4,), {"mode": "training"}),
     (NETWORKS, (4,), {"layout": "channels_last"}),
     (NETWORKS, (4,), {"dtype": "bf16"}),
     (NETWORKS, (1,), {"backend": "compiled"}),

@@ -13,7 +13,6 @@ and parameters; batch norms stay in eval mode, so that all forms compute the sam
 """
 
 import argparse
-import ctypes
 import statistics
 import sys
 from fnmatch import fnmatch
@@ -22,14 +21,13 @@ from pathlib import Path
 
 import torch
 from _operator_forms import CASES
-from _side_by_side import compare, in_process, peak_mib, threads, time_in_turns
+from _side_by_side import compare, in_process, peak_mib, time_in_turns
 
+from ctxbench.latency import machine
+from ctxbench.latency.condition import default_threads
 from ctxbench.records import append_rows
 
 TOLERANCE = 1e-4
-# of glibc: blocks from this size on go back at once. As it is, the C library keeps freed blocks, up
-# to ten times of what is in use and another amount each time
-M_MMAP_THRESHOLD = -3
 
 
 def _forward(form):
@@ -65,7 +63,7 @@ def _forget(task):
 
 def _peak(case, index, task):
     run = TASKS[task]
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
+    machine.return_freed_memory()
     run(case.small().build()[index])  # a first call loads code, which is not the operator's memory
     form = case.build()[index]
     return peak_mib(partial(run, form))
@@ -123,7 +121,7 @@ def measure(case, runs):
                 "peak_mib": _in_process(_peak, case, index, task),
                 "max_difference": differences.get((index, task)),
                 "runs": runs,
-                "threads": threads(),
+                "threads": default_threads(),
                 "seconds": seconds,
             }
         )

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from ctxbench.models import resolve
 from ctxbench.ops import OPS
 
-PROGRAM = Path(__file__).parent.parent / "benchmarks/operators.py"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     subprocess.run(
-        [sys.executable, PROGRAM, "--small", "--runs", "1", "--out", out],
+        [sys.executable, BENCHMARKS / "operators.py", "--small", "--runs", "1", "--out", out],
         check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     return [json.loads(line) for line in (out / "raw/operators.jsonl").read_text().splitlines()]
@@ -48,3 +49,36 @@ def test_the_obvious_form_is_what_the_others_are_compared_with(rows):
 
 def test_every_operator_is_measured(rows):
     assert {row["operator"].split()[0] for row in rows} == set(OPS)
+
+
+def _rows(program, *words, kind, out):
+    subprocess.run(
+        [*program, *words, "--out", out],
+        check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable},
+    )  # fmt: skip
+    return [json.loads(line) for line in (out / f"raw/{kind}.jsonl").read_text().splitlines()]
+
+
+def test_the_families_are_measured_from_the_source_tree_alone(tmp_path):
+    words = ("--small", "--device", "cpu", "--launches", "1", "--budget", "0.1")
+    rows = _rows([BENCHMARKS / "on_gpu.sh"], *words, kind="latency", out=tmp_path)
+    assert [row["status"] for row in rows] == ["ok"] * 4
+    assert {row["mode"] for row in rows} == {"inference", "training"}
+
+
+def test_every_network_of_the_families_can_be_resolved():
+    sys.path.insert(0, str(BENCHMARKS))
+    import families
+
+    for plans in (families.ON_GPU, families.ON_CPU, families.SMALL):
+        for groups, _, _ in plans:
+            for group in groups:
+                for spec in (*group.specs, group.against):
+                    resolve(spec)
+
+
+def test_two_clocks_are_compared(tmp_path):
+    words = ("--model", "resnet_tiny", "--runs", "3")
+    program = [sys.executable, BENCHMARKS / "timers.py"]
+    (row,) = _rows(program, *words, kind="timers", out=tmp_path)
+    assert row["ratio"] == pytest.approx(1, abs=0.5)

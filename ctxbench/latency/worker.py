@@ -121,7 +121,7 @@ def _serve(pipe: Connection) -> None:
         answer: tuple[str, Any]
         try:
             name, given = pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):  # the parent has closed it
             return
         try:
             if bench is None:

@@ -46,27 +46,29 @@ _FEW_TICKS = (1, 2, 5)
 def select(rows: Iterable[Row]) -> DataFrame:
     """Make a line for each pair and condition, by device: networks first, then operators.
 
-    Of a device with more than 40 lines only inference in fp32, eager, is kept where there is any;
+    Of more than 40 lines of either only inference in fp32, eager, is kept where there is any;
     `left_out` counts the others.
     """
     found = compared(rows)
-    places: dict[str, list[Row]] = {}
+    groups: dict[tuple[str, bool], list[Row]] = {}
     for row in found:
-        places.setdefault(row["place"], []).append(row)
+        groups.setdefault((row["place"], is_operator(row["model"])), []).append(row)
     names = pair_labels({(row["model"], row["against"]): None for row in found})
     lines = []
-    for group in places.values():
+    places = list(dict.fromkeys(place for place, _ in groups))
+    for key in sorted(groups, key=lambda key: (places.index(key[0]), key[1])):
+        group = groups[key]
         kept = [row for row in group if all(row[k] == v for k, v in _PLAIN.items())]
         kept = kept if kept and len(group) > _MANY else group
         lines += [
             {
                 **row,
                 "pair": names[row["model"], row["against"]],
-                "operator": is_operator(row["model"]),
+                "operator": key[1],
                 "words": tuple(words(row)),
                 "left_out": len(group) - len(kept),
             }
-            for row in sorted(kept, key=lambda row: is_operator(row["model"]))
+            for row in kept
         ]
     frame = DataFrame([{key: line[key] for key in _COLUMNS} for line in lines], columns=_COLUMNS)
     frame[_RATIOS] = frame[_RATIOS].apply(to_numeric)
@@ -75,19 +77,19 @@ def select(rows: Iterable[Row]) -> DataFrame:
 
 def draw(lines: DataFrame) -> Figure:
     """Draw a ring at the ratio of MACs and a mark at that of latency, with its interval."""
-    panels = [_arrange(panel) for _, panel in lines.groupby("place", sort=False)]
-    low, high = _reach(lines)
+    panels = [_arrange(panel) for _, panel in lines.groupby(["place", "operator"], sort=False)]
     with style():
         heights = [len(labels) + 2.2 for _, labels in panels]
         figure = Figure(figsize=(WIDTH_IN, _LINE_IN * (sum(heights) + 7)), layout="constrained")
         axes = figure.subplots(
-            len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
+            len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights}
         )
         for axis, (panel, labels) in zip(axes[:, 0], panels, strict=True):
+            low, high = _reach(panel)
             axis.set(xscale="log", xlim=(low, high))
             log_ticks(axis.xaxis, low, high, digits=_digits(high / low))
             _draw_panel(axis, panel, labels)
-        axes[-1, 0].set_xlabel("ratio to the network behind the slash (log scale)")
+        axes[-1, 0].set_xlabel("ratio to what stands behind the slash (log scale)")
         sns.despine(figure, left=True)
         figure.suptitle("What context costs: MACs, and time", fontsize=9, weight="bold")
         figure.legend(handles=_legend(lines), loc="outside lower center", ncols=5, frameon=False)
@@ -95,16 +97,13 @@ def draw(lines: DataFrame) -> Figure:
 
 
 def _arrange(panel: DataFrame) -> tuple[DataFrame, list[str]]:
-    """Give each line its place `y`, and each place its text: a heading or a line of a label."""
+    """Give each line its place `y`, and each place its line of a label."""
     texts: list[str] = []
     places: dict[Any, int] = {}
-    for operator, kind in panel.groupby("operator", sort=False):
-        if panel["operator"].nunique() > 1:
-            texts.append("Operators" if operator else "Networks")
-        for pair, conditions in kind.groupby("pair", sort=False):
-            label = _label(str(pair))
-            places |= {index: len(texts) + line for line, index in enumerate(conditions.index)}
-            texts += label + [""] * (len(conditions) - len(label))
+    for pair, conditions in panel.groupby("pair", sort=False):
+        label = _label(str(pair))
+        places |= {index: len(texts) + line for line, index in enumerate(conditions.index)}
+        texts += label + [""] * (len(conditions) - len(label))
     return panel.assign(y=[places[index] for index in panel.index]), texts
 
 
@@ -133,8 +132,6 @@ def _draw_panel(axis: Any, panel: DataFrame, labels: list[str]) -> None:
                 of["ratio"], of["y"], s=18, marker=marker, color=colour, linewidth=0, zorder=3
             )
     axis.set_yticks(range(len(labels)), labels)
-    for tick, text in zip(axis.get_yticklabels(), labels, strict=True):
-        tick.set_weight("bold" if text in ("Networks", "Operators") else "normal")
     axis.set_ylim(len(labels) - 0.4, -0.6)
     axis.tick_params(labelbottom=True)
     axis.grid(visible=False, axis="y")
@@ -153,7 +150,8 @@ def _write_beside(axis: Any, panel: DataFrame) -> None:
         cells = zip(panel["y"], others, strict=True)
         write_column(axis, 40, "condition", cells, align="left")
     left_out = panel["left_out"].iloc[0]
-    title = wrap(str(panel["place"].iloc[0]), _TITLE_LETTERS)
+    kind = "operators" if panel["operator"].iloc[0] else "networks"
+    title = wrap(f"{panel['place'].iloc[0]}: {kind}", _TITLE_LETTERS)
     title += [f"{left_out} other conditions: in the table"] if left_out else []
     # the last line, short or empty, leaves room for the heads of the columns
     title += wrap(", ".join(common), _LABEL_LETTERS)

@@ -123,6 +123,23 @@ def context_cost(rows: Iterable[Row]) -> DataFrame:
     return _frame(lines, _CONTEXT_COST)
 
 
+def context_time(rows: Iterable[Row]) -> DataFrame:
+    """Put networks side by side: ratios of cost, then those of time under each condition."""
+    found = [row for row in compared(rows) if not is_operator(row["model"])]
+    pairs = list(dict.fromkeys(f"{row['model']} / {row['against']}" for row in found))
+    lines: dict[tuple[str, str], Row] = {}
+    for row in found:
+        pair = f"{row['model']} / {row['against']}"
+        time = with_interval(row["ratio"], row["ratio_low"], row["ratio_high"])
+        cells = {("", "parameters"): row["params_ratio"], ("", "MACs"): row["macs_ratio"]}
+        for key, ratio in cells.items():
+            cell = ratio and with_interval(ratio, None, None)
+            lines.setdefault(key, {}).setdefault(pair, cell)
+        lines.setdefault((row["place"], f"time: {', '.join(words(row))}"), {})[pair] = time
+    named = [{"device": place, "ratio of": what, **cells} for (place, what), cells in lines.items()]
+    return _frame(named, ["device", "ratio of", *pairs])
+
+
 def verdicts(rows: Iterable[Row]) -> DataFrame:
     """Count the claims of each verdict, by what is claimed."""
     found = latest(rows, *CLAIM)
@@ -157,6 +174,7 @@ TABLES = {
     "operators": Table("operators", operators),
     "latency": Table("latency", latency),
     "context_cost": Table("latency", context_cost),
+    "context_time": Table("latency", context_time),
     "verdicts": Table("claims", verdicts),
     "headline": Table("claims", headline),
 }
@@ -164,9 +182,14 @@ TABLES = {
 
 def text(frame: DataFrame, form: Format) -> str:
     """Write a table in a form, with its columns' headings for readers."""
-    headings = {str(key): _HEADINGS.get(str(key), str(key).replace("_", " ")) for key in frame}
+    headings = {str(key): _HEADINGS.get(str(key), _spoken(str(key))) for key in frame}
     rows = [{str(key): cell for key, cell in row.items()} for row in frame.to_dict("records")]
     return render(rows, headings, form)
+
+
+def _spoken(key: str) -> str:
+    """Write the key of a column in words; a pair of specs stays as it is."""
+    return key.replace("_", " ") if key.isidentifier() else key
 
 
 def _frame(rows: Sequence[Row], columns: Sequence[str]) -> DataFrame:

@@ -120,4 +120,6 @@ def _pair(model: str, against: str) -> str:
 
 def _option(text: str) -> str:
     key, _, value = text.partition("=")
+    if value == "true":
+        return key
     return f"{value} ch" if key == "channels" else f"{key} {value}".rstrip()

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from ctxbench.report._places import beside, spread
-from ctxbench.report.tables import context_cost, latency, text
+from ctxbench.report.tables import context_cost, context_time, latency, text
 from ctxbench.report.timings import label, pair_labels, with_interval, words, wrap
 from tests.report.latency_rows import CPU, GPU, LATENCY, timing
 
@@ -57,6 +57,20 @@ def test_headings_of_times_are_for_readers():
     head = text(latency(LATENCY), "md").splitlines()[0]
     assert head.startswith("| network | against | device | mode | batch | image size | dtype |")
     assert "| median (ms) | low (ms) | high (ms) | images/s | ratio | ratio low |" in head
+
+
+def test_networks_stand_side_by_side_each_condition_on_a_line():
+    more = timing("context", "plain", ratio=1.5, mode="training")
+    table = context_time([*LATENCY, more])
+    assert list(table) == ["device", "ratio of", "context / plain"]
+    said = dict(zip(table["ratio of"] + table["device"], table["context / plain"], strict=True))
+    assert said["MACs"] == "1.10"
+    times = {line: cell for line, cell in said.items() if line.startswith("time: ")}
+    assert [cell.split()[0] for cell in times.values()] == ["1.25", "1.50", "2.00"]
+
+
+def test_operators_alone_make_no_table_of_networks():
+    assert context_time([row for row in LATENCY if row["model"].startswith("op/")]).empty
 
 
 def test_context_costs_are_ratios_to_the_baseline_networks_first():
