@@ -56,6 +56,19 @@ def append_rows(
     return path
 
 
+def prepare(raw: Path) -> None:
+    """Make the folder of the rows; RecordsError if none can be written there.
+
+    For what takes long: to learn of it before, not after.
+    """
+    try:
+        raw.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordsError(f"Cannot write to {raw}: {error.strerror}. Choose --out.") from None
+    if not os.access(raw, os.W_OK):
+        raise RecordsError(f"Cannot write to {raw}: it is read-only. Choose --out.")
+
+
 def read_rows(kind: str, *, raw: Path = RAW) -> Rows:
     """Read the rows of a kind, oldest first; lines that are no row are skipped and noted."""
     path = raw / f"{kind}.jsonl"

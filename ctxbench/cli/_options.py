@@ -34,6 +34,14 @@ def image_size(text: str | None) -> tuple[int, int] | None:
     return int(sides[0]), int(sides[-1])
 
 
+def listed(text: str) -> list[str]:
+    """Read a list like `1, 8,64`, each value once; no text at all is one empty value."""
+    values = [value.strip() for value in text.split(",")]
+    if text and not all(values):
+        raise SpecError(f"{text!r} has an empty place between its commas. Fill it or leave it out.")
+    return list(dict.fromkeys(values))
+
+
 def note(text: str, *, quiet: bool) -> None:
     """Say something that is not data, on standard error."""
     if not quiet:

@@ -11,6 +11,7 @@ from ctxbench.cli._options import (
     OutOption,
     QuietOption,
     image_size,
+    listed,
     note,
     ticker,
 )
@@ -22,41 +23,31 @@ _COLUMNS = {
     "dtype": "dtype",
     "backend": "backend",
     "status": "status",
-    "median_ms": "median (ms)",
-    "low_ms": "low",
-    "high_ms": "high",
-    "backward_ms": "backward",
-    "optimiser_ms": "optimiser",
-    "images_s": "images/s",
-    "params": "params",
-    "macs": "MACs",
-    "gflops_s": "GFLOP/s",
-    "fraction": "of the roof",
-    "weights_mib": "weights (MiB)",
-    "peak_mib": "peak above (MiB)",
-    "rss_mib": "process (MiB)",
-    "kernels_ms": "kernels (ms)",
-    "host_ms": "host (ms)",
-    "failing_batch": "too large",
-    "params_ratio": "x params",
-    "macs_ratio": "x MACs",
     "ratio": "x latency",
     "ratio_low": "low",
     "ratio_high": "high",
-    "peak_mib_ratio": "x peak",
-}
-_LAYERS = {
-    "model": "network",
-    "layer": "layer",
-    "kind": "kind",
+    "params_ratio": "x params",
+    "macs_ratio": "x MACs",
+    "peak_mib_ratio": "x peak memory",
+    "median_ms": "latency (ms)",
+    "low_ms": "low (ms)",
+    "high_ms": "high (ms)",
+    "forward_ms": "forward (ms)",
+    "backward_ms": "backward (ms)",
+    "optimiser_ms": "optimiser (ms)",
+    "images_s": "images/s",
+    "params": "params",
     "macs": "MACs",
-    "ms": "ms",
-    "against_kind": "kind there",
-    "against_macs": "MACs there",
-    "against_ms": "ms there",
+    "fraction": "share of the roof",
+    "weights_mib": "weights (MiB)",
+    "peak_mib": "peak beyond (MiB)",
+    "rss_mib": "process (MiB)",
+    "kernels_ms": "kernels (ms)",
+    "host_ms": "host (ms)",
+    "first_s": "first step (s)",
+    "failing_batch": "fails at batch",
 }
-# shown where rows differ in them
-_ASKED = ("batch", "image_size", "dtype", "backend", "status")
+_ASKED = ("batch", "image_size", "dtype", "backend", "status")  # shown where rows differ in them
 
 
 def latency(
@@ -96,22 +87,28 @@ def latency(
         str, typer.Option("--device", help="cpu, cuda or cuda:1; auto is the GPU if there is one.")
     ] = "auto",
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")
+        int | None,
+        typer.Option(
+            "--threads", min=1, help="CPU threads; default: OMP_NUM_THREADS, or all cores."
+        ),
     ] = None,
     per_layer: Annotated[
         bool, typer.Option("--per-layer", help="Time each layer too, beside its MACs.")
     ] = False,
     precision: Annotated[
-        float, typer.Option("--precision", help="Half the interval that is narrow enough, in %.")
-    ] = 1.0,
+        float, typer.Option("--precision", help="Stop when the ratio is known to +- this many %.")
+    ] = 2.0,
     budget: Annotated[
         float, typer.Option("--budget", help="Seconds of timing at most, for each condition.")
     ] = 30.0,
     warmup: Annotated[
-        float, typer.Option("--warmup", help="Seconds of warm-up at most, for each process.")
+        float, typer.Option("--warmup", help="Give up warming up after so many seconds.")
     ] = 5.0,
     launches: Annotated[
-        int, typer.Option("--launches", min=1, help="How often all processes are started anew.")
+        int,
+        typer.Option(
+            "--launches", min=1, help="Fresh processes for each network, one after the other."
+        ),
     ] = 5,
     seed: Annotated[int, typer.Option("--seed", help="Of the weights and the input.")] = 0,
     form: FormatOption = "table",
@@ -126,17 +123,22 @@ def latency(
     from ctxbench.latency.condition import Plan, sweep
     from ctxbench.models import resolve
     from ctxbench.models.listing import expand
-    from ctxbench.records import append_rows, as_row
+    from ctxbench.records import append_rows, as_row, prepare
     from ctxbench.render import render
     from ctxbench.report.timings import compared
 
     named = expand(specs)
-    px = [resolve(spec).image_px for spec in [*named, *([against] if against else [])]]
+    sides = {spec: resolve(spec).image_px for spec in [*named, *([against] if against else [])]}
+    side = next(iter(sides.values()))
+    if len(set(sides.values())) > 1 and not size:
+        note(f"All run at {side} px, the size of {named[0]}. Choose --image-size.", quiet=quiet)
+    raw = out / "raw"
+    prepare(raw)
     conditions = sweep(
-        batches=[] if batch == "max" else batch.split(","),
-        image_sizes=[image_size(each) or (px[0], px[0]) for each in (size or "").split(",")],
-        dtypes=dtype.split(","),
-        backends=backend.split(","),
+        batches=[] if batch == "max" else listed(batch),
+        image_sizes=[image_size(each) or (side, side) for each in listed(size or "")],
+        dtypes=listed(dtype),
+        backends=listed(backend),
         device=device,
         mode=mode,
         layout="channels_last" if channels_last else "contiguous",
@@ -144,6 +146,7 @@ def latency(
         threads=threads,
         seed=seed,
     )
+    tell = ticker(quiet=quiet)
     measured = measure_all(
         named,
         conditions,
@@ -151,29 +154,31 @@ def latency(
         plan=Plan(launches, budget, precision / 100, warmup),
         per_layer=per_layer,
         largest=batch == "max",
-        notify=ticker(quiet=quiet),
+        notify=tell,
     )
     rows: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
-    for each in measured:
-        found: dict[str, list[dict[str, Any]]] = {
-            "latency": [as_row(row) for row in each.rows],
-            "latency_layers": [as_row(row) for row in each.layers],
-            "ceilings": [dict(each.ceilings)] if each.ceilings else [],
-        }
-        for kind, made in found.items():
-            append_rows(kind, made, raw=out / "raw", seed=seed)
-        rows += found["latency"]
-        layers += found["latency_layers"]
-    ticker(quiet=quiet)("")
-    beside = {(row["group"], row["model"]): row for row in compared(rows)}
-    shown = [_flat(beside.get((row["group"], row["model"]), row)) for row in rows]
-    if layers:
-        typer.echo(render(layers, _used(_LAYERS, layers), form))
-    else:
-        typer.echo(render(shown, _columns(shown), form))
-    for text in _notes(rows):
-        note(text, quiet=quiet)
+    try:
+        for each in measured:
+            found: dict[str, list[dict[str, Any]]] = {
+                "latency": [as_row(row) for row in each.rows],
+                "latency_layers": [as_row(row) for row in each.layers],
+                "ceilings": [dict(each.ceilings)] if each.ceilings else [],
+            }
+            for kind, made in found.items():
+                append_rows(kind, made, raw=raw, seed=seed)
+            rows += found["latency"]
+            layers += found["latency_layers"]
+    finally:  # what was measured before a mistake is worth seeing
+        tell("")
+        beside = {(row["group"], row["model"]): row for row in compared(rows)}
+        shown = [_flat(beside.get((row["group"], row["model"]), row)) for row in rows]
+        if layers:
+            typer.echo(render(layers, _layer_columns(layers, against), form))
+        elif shown:
+            typer.echo(render(shown, _columns(shown), form))
+        for text in _notes(shown):
+            note(text, quiet=quiet)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
@@ -185,24 +190,32 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Name the columns that hold something, and of what was asked only what differs."""
     same = [key for key in _ASKED if len({str(row[key]) for row in rows}) == 1]
-    used = _used(_COLUMNS, rows)
-    return {key: head for key, head in used.items() if key not in same}
+    used = [key for key in _COLUMNS if any(row.get(key) is not None for row in rows)]
+    return {key: _COLUMNS[key] for key in used if key not in same}
 
 
-def _used(columns: dict[str, str], rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-    return {
-        key: head for key, head in columns.items() if any(row.get(key) is not None for row in rows)
-    }
+def _layer_columns(rows: Sequence[dict[str, Any]], against: str | None) -> dict[str, str]:
+    several = [key for key in _ASKED[:3] if len({str(row[key]) for row in rows}) > 1]
+    columns = {"model": "network"} | {key: _COLUMNS[key] for key in several}
+    columns |= {"layer": "layer", "kind": "kind", "macs": "MACs", "ms": "ms"}
+    if against is None:
+        return columns
+    there = {"against_kind": "kind", "against_macs": "MACs", "against_ms": "ms"}
+    return columns | {key: f"{head} of {against}" for key, head in there.items()}
 
 
 def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Say what the numbers are of, and what weakens them."""
-    from ctxbench.report.timings import place, words
+    """Say what the numbers are of, what they answer, and what weakens them."""
+    from ctxbench.report.timings import answer, common_words, place, words
 
-    settings = [f"{place(row)}: {', '.join(words(row))}" for row in rows]
-    told = list(dict.fromkeys(settings))
-    several = len(told) > 1
-    for row, setting in zip(rows, settings, strict=True):
-        where = f" ({setting})" if several else ""
-        told += [f"{row['model']}{where}: {text}." for text in row["notes"]]
-    return told
+    said = [[place(row), *words(row)] for row in rows]
+    common = common_words(said) if said else []
+    told = [", ".join(common)] if common else []
+    cautions: dict[str, list[str]] = {}
+    for row, here in zip(rows, said, strict=True):
+        apart = ", ".join(word for word in here if word not in common)
+        where = f" ({apart})" if apart else ""
+        told += [f"{answer(row)}{where}."] if row.get("macs_ratio") else []
+        for text in row["notes"]:
+            cautions.setdefault(text, []).append(f"{row['model']}{where}")
+    return told + [f"{', '.join(of)}: {text}." for text, of in cautions.items()]

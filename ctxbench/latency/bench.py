@@ -3,6 +3,7 @@
 import gc
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from statistics import median
@@ -67,7 +68,7 @@ class Bench:
         subject = self._subject
         reference, note = self._reference() if check and subject.fast else ([], "")
         start = time.perf_counter()
-        subject.make_fast()
+        self._explained(subject.make_fast)
         results = self._explained(subject.results if reference else self._step)
         self._synchronize()
         first_s = time.perf_counter() - start
@@ -159,9 +160,7 @@ class Bench:
         """Return the bytes that the operators of an eager forward pass read and write."""
         from ctxbench.measure.traffic import traffic
 
-        subject = self._subject
-        found: int = traffic(lambda: subject.model(*subject.inputs))
-        return found
+        return traffic(self._subject.plain_forward)
 
     def layers(self, *, runs: int) -> dict[str, float]:
         """Return the own time in ms of every module in an eager forward pass."""
@@ -169,8 +168,7 @@ class Bench:
 
         subject, device = self._subject, torch.device(self._condition.device)
         with subject.grad_mode():
-            run = lambda: subject.model(*subject.inputs)  # noqa: E731
-            return layer_times(subject.model, run, runs=runs, device=device)
+            return layer_times(subject.model, subject.plain_forward, runs=runs, device=device)
 
     def kernels(self, *, steps: int = 3) -> tuple[float, int] | None:
         """Return ms and number of a step's kernels on the device, as the profiler sees them."""
@@ -195,7 +193,7 @@ class Bench:
         """Return the name of the device, and of its driver and libraries."""
         if not self._condition.cuda:
             return {"device_name": machine.cpu_name()}
-        state = _gpu_state()
+        state = _gpu_state(torch.cuda.current_device())
         return {
             "device_name": torch.cuda.get_device_name(self._condition.device),
             "driver": state.get("driver_version"),
@@ -204,11 +202,15 @@ class Bench:
         }
 
     def clocks(self) -> dict[str, Any]:
-        """Return the clocks at this moment, and what slows them down."""
+        """Return the clocks, of a GPU while it works, and what slows them down."""
         if not self._condition.cuda:
             mhz = machine.cpu_mhz()
             return {} if mhz is None else {"cpu_mhz": round(mhz)}
-        state = _gpu_state()
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(_gpu_state, torch.cuda.current_device())
+            while not asked.done():
+                self._step()
+        state = asked.result()
         return {**state, "throttled": machine.throttled(state)} if state else {}
 
     # memory
@@ -218,6 +220,7 @@ class Bench:
 
         The first step is not counted: it loads code, and searches.
         """
+        self._flush = None  # its buffer is not the network's
         self._subject.make_fast()
         weights = self._subject.weights_bytes
         self._step()
@@ -234,10 +237,13 @@ class Bench:
         return {"peak_mib": top - held + state, "rss_mib": max(whole, top)}
 
     def _cuda_peaks(self, weights: int) -> dict[str, float | None]:
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         self._step()
+        peak = (torch.cuda.max_memory_allocated() - weights) / machine.MIB
         return {
-            "peak_mib": (torch.cuda.max_memory_allocated() - weights) / machine.MIB,
+            # a replayed graph allocates nothing: what it needs is reserved
+            "peak_mib": None if self._condition.backend == "cudagraph" else peak,
             "reserved_mib": (torch.cuda.max_memory_reserved() - weights) / machine.MIB,
         }
 
@@ -299,17 +305,17 @@ def _flusher(condition: Condition) -> Callable[[], object]:
     return buffer.zero_
 
 
-def _gpu_state() -> dict[str, Any]:
-    """Ask for the state of the current GPU, which CUDA_VISIBLE_DEVICES may number otherwise."""
-    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+def _gpu_state(index: int) -> dict[str, Any]:
+    """Ask for the state of a GPU, which CUDA_VISIBLE_DEVICES may number otherwise."""
+    properties = torch.cuda.get_device_properties(index)
     return machine.gpu_state(f"GPU-{properties.uuid}")
 
 
 def _whole_graph() -> bool:
-    """Tell whether torch.compile could take the network in one piece."""
+    """Tell whether torch.compile took the network, and in one piece."""
     from torch._dynamo.utils import counters
 
-    return not counters["graph_break"]
+    return bool(counters["stats"]["unique_graphs"]) and not counters["graph_break"]
 
 
 def _first_line(error: Exception) -> str:

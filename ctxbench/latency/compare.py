@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from ctxbench.measure.costs import Setting, count_spec
 from ctxbench.measure.flops import Count
 
 Notify = Callable[[str], None]
-_LAYER_RUNS = 11
+_LAYER_RUNS = 3  # in each of the two turns of a launch
 _SETTLE_S = 1.0  # a run that takes longer needs none before it to fill the caches
 
 
@@ -56,11 +56,13 @@ def measure_all(
     networks at two batches have no time in common, only a throughput.
     """
     check(conditions)
+    if against is not None and set(specs) == {against}:
+        raise LatencyError(f"{against} is compared with itself. Name another network.")
     for condition in conditions:
         if per_layer:
             check_layers(condition)
         if largest:
-            check_largest(condition)
+            check_largest(condition, per_layer=per_layer)
     names = list(dict.fromkeys([*specs, *([against] if against else [])]))
     for condition in conditions:
         for name in names:
@@ -109,12 +111,12 @@ def measure(
     names = list(dict.fromkeys([*specs, *([against] if against else [])]))
     counts = {name: count_one(name, condition) for name in names}
     found = {name: Found() for name in names}
-    launches = []
-    with tempfile.TemporaryDirectory(prefix="ctxbench-") as folder:
+    launches: list[Launch] = []
+    with tempfile.TemporaryDirectory(prefix="ctxbench-", ignore_cleanup_errors=True) as folder:
         run = _Run(condition, plan, against, per_layer, Path(folder), found)
         for index in range(plan.launches):
             notify(f"{condition}: processes {index + 1} of {plan.launches}")
-            launches.append(run.launch(index))
+            launches.append(run.launch(launches))
         for name in names:
             run.measure_memory(name)
     summary = Summary(condition, plan, against, f"{time.time_ns():x}", machine)
@@ -123,8 +125,9 @@ def measure(
     for index, row in enumerate(rows):
         if found[row.model].layers and row.model != against:
             mine = list(summary.layers(row.model, counts, found))
-            rows[index] = replace(row, notes=[*row.notes, slowest(mine)])
             layers += mine
+            if any(each.against_ms is not None for each in mine):
+                rows[index] = replace(row, notes=[*row.notes, slowest(mine)])
     return rows, layers
 
 
@@ -164,9 +167,12 @@ def measure_largest(
         summary = Summary(condition, plan, None, f"{time.time_ns():x}", machine)
         row = summary.row(spec, count_one(spec, condition), found, [])
         return replace(row, failing_batch=failing)
-    condition = replace(condition, batch=fitting)
-    rows, _ = measure([spec], condition, plan=plan, machine=machine, notify=notify)
-    return replace(rows[0], largest_batch=fitting, failing_batch=failing)
+    while True:
+        condition = replace(condition, batch=fitting)
+        (row,), _ = measure([spec], condition, plan=plan, machine=machine, notify=notify)
+        if row.status == "ok" or fitting == 1:
+            return replace(row, largest_batch=fitting, failing_batch=failing)
+        failing, fitting = fitting, fitting - max(1, fitting // 16)  # many steps need more than one
 
 
 def largest(fits: Callable[[int], bool], *, limit: int = 2**20) -> tuple[int, int | None]:
@@ -213,26 +219,30 @@ class _Run:
     ) -> None:  # fmt: skip
         self._condition, self._plan, self._against = condition, plan, against
         self._per_layer, self._cache, self._found = per_layer, cache, found
+        self._spent_s = 0.0
 
-    def launch(self, index: int) -> Launch:
+    def launch(self, before: Sequence[Launch]) -> Launch:
         """Start a process for each network that fits, and let them take turns."""
         while True:
             with ExitStack() as stack:
-                workers = self._start(stack, first=index == 0)
+                workers = self._start(stack, first=not before)
                 try:
-                    launch = self._take_turns(workers, reverse=index % 2 == 1)
+                    launch = self._take_turns(workers, before)
                 except _DoesNotFitError as failed:  # beside the others; they begin again without it
                     self._found[failed.name].failure = str(failed)
                     continue
                 for name, worker in workers.items():
-                    self._explain(name, worker, first=index == 0)
+                    self._explain(name, worker, first=not before)
+                for name in [*workers, *reversed(workers)] if self._per_layer else ():
+                    times = workers[name].call("layers", runs=_LAYER_RUNS)
+                    self._found[name].layers.append(times)
                 return launch
 
     def _start(self, stack: ExitStack, *, first: bool) -> dict[str, Worker]:
         """Start all processes at once, then get one after the other ready."""
         workers = {
             name: stack.enter_context(
-                Worker(name, self._condition, memory="kept", cache=self._cache)
+                Worker(name, self._condition, memory="kept", cache=self._cache_of(name))
             )
             for name, found in self._found.items()
             if not found.failure
@@ -248,16 +258,28 @@ class _Run:
                 workers.pop(name).close()
         return workers
 
-    def _take_turns(self, workers: Mapping[str, Worker], *, reverse: bool) -> Launch:
+    def _cache_of(self, name: str) -> Path:
+        """Return where a network's compiled code is kept: nobody's first step is another's."""
+        return self._cache / str(list(self._found).index(name))
+
+    def _take_turns(self, workers: Mapping[str, Worker], before: Sequence[Launch]) -> Launch:
+        """Let all take turns for their share of the time that is left.
+
+        The launches before the last end when they are narrow themselves, the last when all are.
+        """
         if not workers:
             return Launch()
-        return take_turns(
+        left = self._plan.launches - len(before)
+        start = time.perf_counter()
+        launch = take_turns(
             {name: partial(self._turn, name, worker) for name, worker in workers.items()},
-            reverse=reverse,
-            enough=self._enough,
-            budget_s=self._plan.budget_s / self._plan.launches,
+            reverse=len(before) % 2 == 1,
+            enough=partial(self._enough, before if left == 1 else ()),
+            budget_s=(self._plan.budget_s - self._spent_s) / left,
             clock=time.perf_counter,
         )
+        self._spent_s += time.perf_counter() - start
+        return launch
 
     def _turn(self, name: str, worker: Worker) -> Block:
         run_s = self._found[name].ready[-1].pace_s
@@ -268,20 +290,21 @@ class _Run:
             raise _DoesNotFitError(name, error) from None
         return block
 
-    def _enough(self, launch: Launch) -> bool:
+    def _enough(self, before: Sequence[Launch], launch: Launch) -> bool:
         rounds = len(next(iter(launch.blocks.values()))) // 2
-        return rounds >= MIN_ROUNDS and is_precise([launch], self._against, self._plan.precision)
+        known = [*before, launch]
+        return rounds >= MIN_ROUNDS and is_precise(known, self._against, self._plan.precision)
 
     def _explain(self, name: str, worker: Worker, *, first: bool) -> None:
+        """Ask what explains the times; what does not fit beside them stays unknown."""
         found = self._found[name]
         found.clocks.append(worker.call("clocks"))
-        if first:
-            found.traffic_bytes = worker.call("traffic")
-        if first and self._condition.cuda:
-            found.kernels = worker.call("kernels")
-            found.peaks = worker.call("peaks")  # what its allocator counts is exact in any process
-        if first and self._per_layer:
-            found.layers = worker.call("layers", runs=_LAYER_RUNS)
+        with suppress(OutOfMemoryError):
+            if first and self._condition.cuda:
+                found.kernels = worker.call("kernels")
+                found.peaks = worker.call("peaks")  # exact in any process: its allocator counts
+            if first:
+                found.traffic_bytes = worker.call("traffic")
 
     def measure_memory(self, name: str) -> None:
         """Measure the peaks of a network in one more process, which keeps no freed memory."""
@@ -289,7 +312,8 @@ class _Run:
         if found.failure or found.peaks:
             return
         try:
-            with Worker(name, self._condition, memory="returned", cache=self._cache) as worker:
+            cache = self._cache_of(name)
+            with Worker(name, self._condition, memory="returned", cache=cache) as worker:
                 found.peaks = worker.call("peaks")
         except OutOfMemoryError as error:
             found.failure = str(error)
@@ -309,7 +333,9 @@ def check_layers(condition: Condition) -> None:
         )
 
 
-def check_largest(condition: Condition) -> None:
+def check_largest(condition: Condition, *, per_layer: bool = False) -> None:
     """Refuse to search a batch where each would be compiled anew."""
+    if per_layer:
+        raise LatencyError("--batch max times whole networks. Leave it or --per-layer out.")
     if condition.backend != "eager":
         raise LatencyError("--batch max is found in eager mode. Leave --backend out.")

@@ -50,6 +50,7 @@ class Condition:
 
 
 _PLAIN = ("contiguous", "eager")
+_LARGEST_BATCH = 2**31
 
 
 def _plural(number: int, noun: str) -> str:
@@ -69,14 +70,15 @@ class Plan:
 
     launches: int = 5
     budget_s: float = 30.0
-    precision: float = 0.01
+    precision: float = 0.02
     warmup_s: float = 5.0
     block_s: float = 0.25
 
     def __post_init__(self) -> None:
         for name in ("launches", "budget_s", "precision", "warmup_s", "block_s"):
             if not getattr(self, name) > 0:
-                raise LatencyError(f"{name}={getattr(self, name)} is not above 0.")
+                option = name.removesuffix("_s")
+                raise LatencyError(f"--{option} takes a number above 0; got {getattr(self, name)}.")
 
 
 def check(conditions: Sequence[Condition]) -> None:
@@ -150,7 +152,7 @@ def sweep(
 
 
 def _batch(text: str) -> int:
-    if not text.strip().isdecimal() or not int(text):
+    if not text.strip().isdecimal() or not 0 < int(text) < _LARGEST_BATCH:
         raise LatencyError(
             f"--batch {text!r} is no batch. Write a number, a list like 1,8,64, or max."
         )

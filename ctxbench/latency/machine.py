@@ -18,7 +18,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 _LARGEST = 2**31 - 1
 _OUT = (
     "out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory",
-    "bad_alloc", "could not create a memory",
+    "bad_alloc", "could not create a memory", "alloc_failed",
 )  # fmt: skip
 _GPU_FIELDS = (
     "clocks.sm", "clocks.max.sm", "clocks.mem", "temperature.gpu", "power.draw", "power.limit",
@@ -68,11 +68,14 @@ class Load:
         self._own = _own_cpu_s()
 
     def others(self, seconds: float) -> float | None:
-        """Return how many cores were busy on average with something other than this process."""
+        """Return how many cores were busy on average with something other than this process.
+
+        The system counts in hundredths of a second: over a shorter time it can be below 0.
+        """
         busy = self._busy_s()
         if busy is None or self._before is None or seconds <= 0:
             return None
-        return max(0.0, (busy - self._before - (_own_cpu_s() - self._own)) / seconds)
+        return (busy - self._before - (_own_cpu_s() - self._own)) / seconds
 
     def _busy_s(self) -> float | None:
         text = self._read()

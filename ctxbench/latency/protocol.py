@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from ctxbench.latency.statistics import interval, narrow, ratio_interval
 
-# with fewer rounds in a launch, an interval means little
-MIN_ROUNDS = 4
+# with fewer rounds, an interval means little
+MIN_ROUNDS = 5
 _MAX_RUNS = 200
 # a turn of less than this many runs would have no median to speak of
 _MIN_RUNS = 3

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ctxbench.errors import LatencyError
 from ctxbench.latency.condition import Condition
 from ctxbench.models import resolve
+from ctxbench.models.foreign import is_foreign
 from ctxbench.models.overlock import OverLoCK
 from ctxbench.ops import DilatedReparam
 
@@ -132,7 +133,8 @@ class Subject:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = DTYPES[self.condition.dtype]
-        return torch.autocast(self._device_type, dtype, enabled=dtype != torch.float32)
+        mixed = self._trains and dtype != torch.float32
+        return torch.autocast(self._device_type, dtype, enabled=mixed)
 
     @property
     def weights_bytes(self) -> int:
@@ -144,6 +146,11 @@ class Subject:
         """What is held beside the weights between two steps: the input, and the momenta."""
         momenta = _tensors_in(list(self._optimiser.state.values())) if self._trains else ()
         return sum(map(_bytes, [*self.inputs, *momenta]))
+
+    def plain_forward(self) -> Any:
+        """Run the network eagerly, in the precision asked for."""
+        with self._autocast():
+            return self.model(*self.inputs)
 
     # fast paths
 
@@ -237,6 +244,8 @@ def check_folding(spec: str, condition: Condition) -> None:
 
 def _unfolded(spec: str) -> tuple[str, bool]:
     """Return the spec of the network before it is folded, and whether it is to be folded."""
+    if is_foreign(spec.partition(":")[0]):  # its options mean what they like
+        return spec, False
     parts = spec.split(":")
     kept = [part for part in parts if part.lower() not in _FOLDED]
     return ":".join(kept), kept != parts
@@ -256,9 +265,9 @@ def set_precision(condition: Condition) -> None:
     if not condition.cuda:
         return
     torch.cuda.set_device(torch.device(condition.device).index or 0)
-    precision = "tf32" if condition.dtype == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+    rounded = condition.dtype == "tf32"
+    torch.set_float32_matmul_precision("high" if rounded else "highest")
+    torch.backends.cudnn.allow_tf32 = rounded
     torch.backends.cudnn.benchmark = True
 
 

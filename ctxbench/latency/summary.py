@@ -1,6 +1,6 @@
 """From turns to rows: medians, intervals, ratios, rates, and what to be careful about."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import mean, median
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from ctxbench.latency.bench import Ready
 from ctxbench.latency.condition import Condition, Plan
 from ctxbench.latency.layers import pair_times
-from ctxbench.latency.protocol import Block, Launch
+from ctxbench.latency.protocol import MIN_ROUNDS, Block, Launch
 from ctxbench.latency.roofline import roofline
 from ctxbench.latency.rows import LatencyRow, LayerTimeRow
 from ctxbench.latency.statistics import interval, narrow, percentile, ratio_interval
@@ -16,7 +16,7 @@ from ctxbench.measure.flops import Count
 
 # what is worth a note: cores of other load, part of the runs disturbed, pages given at each run
 _BUSY, _DISTURBED, _FAULTS = 0.25, 0.1, 100
-_FEWEST_ROUNDS = 5  # for an interval
+_ENOUGH_LAUNCHES = 5  # to draw from; with 3, the 95 % of an interval are about 80 %
 _ENDS = ("low", "high", "low_ms", "high_ms")
 _DIGITS = 5  # of a sample in ms: 10 ns
 
@@ -43,7 +43,7 @@ class Found:
     traffic_bytes: int | None = None
     kernels: tuple[float, int] | None = None
     clocks: list[dict[str, Any]] = field(default_factory=list)
-    layers: dict[str, float] = field(default_factory=dict)
+    layers: list[dict[str, float]] = field(default_factory=list)
     peaks: dict[str, float | None] = field(default_factory=dict)
     failure: str | None = None
 
@@ -84,9 +84,9 @@ class Summary:
         other = self.against if self.against and not found[self.against].failure else None
         pairs = pair_times(
             counts[name],
-            found[name].layers,
+            _medians(found[name].layers),
             counts[other] if other else None,
-            found[other].layers if other else None,
+            _medians(found[other].layers) if other else None,
         )
         asked = {key: value for key, value in self._asked(name).items() if key not in _NO_LAYER}
         for pair in pairs:
@@ -121,7 +121,7 @@ class Summary:
         if name != self.against and len(theirs) == len(mine):
             value, low, high = ratio_interval(mine, theirs)
             found |= {"ratio": value, "ratio_low": low, "ratio_high": high}
-        if sum(map(len, mine)) < _FEWEST_ROUNDS:
+        if sum(map(len, mine)) < MIN_ROUNDS:
             known = {key: value for key, value in found.items() if not key.endswith(_ENDS)}
             return {**known, "precise": False}
         return {**found, "precise": narrow(low, value, high, self.plan.precision)}
@@ -183,8 +183,8 @@ def _times(launches: Sequence[Sequence[Block]]) -> dict[str, Any]:
         "blocks": len(blocks),
         "runs": len(totals),
         "disturbed": sum(block.disturbed for block in blocks),
-        "page_faults": _mean(block.page_faults for block in blocks),
-        "other_load": _mean(block.other_load for block in blocks),
+        "page_faults": mean(block.page_faults for block in blocks),
+        "other_load": _other_load(blocks),
         "samples_ms": {
             phase: [
                 [[round(ms, _DIGITS) for ms in block.phases_ms[phase]] for block in launch]
@@ -199,10 +199,19 @@ def _cautions(values: Mapping[str, Any], counted: Count, found: Found, plan: Pla
     """Say what makes the numbers weaker than they look, each with the way out."""
     if found.ready[0].note:
         yield found.ready[0].note
-    if not values["precise"]:
-        what = "the ratio" if "ratio" in values else "the time"
-        asked = f"{100 * plan.precision:g} %"
-        yield f"{what} is known less well than to {asked}: raise --budget or --launches"
+    if "low_ms" not in values:
+        yield "too few rounds for an interval: raise --budget"
+    elif "ratio" in values and not values["precise"]:
+        half = (values["ratio_high"] - values["ratio_low"]) / 2 / values["ratio"]
+        yield (
+            f"the ratio is known to {100 * half:.2g} %, not to {100 * plan.precision:g} %: "
+            f"raise --budget or --launches"
+        )
+    if values["launches"] < _ENOUGH_LAUNCHES:
+        yield (
+            f"processes were started {values['launches']} times: the interval leaves out a part of "
+            f"how they differ; use --launches {_ENOUGH_LAUNCHES}"
+        )
     if not values["stable"]:
         yield "its times had not settled when the warm-up ended: raise --warmup"
     if (values["other_load"] or 0) > _BUSY:
@@ -223,16 +232,32 @@ def _blocks(name: str, launches: Sequence[Launch]) -> list[Sequence[Block]]:
     return [launch.blocks[name] for launch in launches]
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return mean(known) if known else None
+def _other_load(blocks: Sequence[Block]) -> float | None:
+    """Return the cores busy with something else over all blocks, each for as long as it took."""
+    known = [(b.other_load, sum(b.totals_ms)) for b in blocks if b.other_load is not None]
+    spent = sum(ms for _, ms in known)
+    return max(0.0, sum(load * ms for load, ms in known) / spent) if spent else None
+
+
+def _medians(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: median(each[name] for each in times if name in each) for name in times[0]}
 
 
 def slowest(times: Sequence[LayerTimeRow], *, shown: int = 3) -> str:
-    """Say where the time that a network takes beyond the other goes, the largest parts first."""
-    apart = [(each.layer, (each.ms or 0) - (each.against_ms or 0)) for each in times]
-    total = sum(ms for _, ms in apart)
-    most = sorted(apart, key=lambda each: abs(each[1]), reverse=True)[:shown]
-    parts = ", ".join(f"{layer} {ms:+.3g}" for layer, ms in most)
-    beyond = f" beside {times[0].against}" if times[0].against else ""
-    return f"{total:+.3g} ms{beyond} layer by layer, most of it in {parts}"
+    """Say in which kinds of layer, and in which layers, one network takes longer than another."""
+    kinds: dict[str, float] = {}
+    apart = {each.layer: (each.ms or 0) - (each.against_ms or 0) for each in times}
+    for each in times:
+        kind = each.kind or each.against_kind or each.layer
+        kinds[kind] = kinds.get(kind, 0) + apart[each.layer]
+    by_kind, by_layer = (
+        ", ".join(
+            f"{name or 'itself'} {ms:+.2g}"
+            for name, ms in sorted(found.items(), key=lambda item: -abs(item[1]))[:shown]
+        )
+        for found in (kinds, apart)
+    )
+    return (
+        f"{sum(apart.values()):+.2g} ms beside {times[0].against} layer by layer. "
+        f"By kind: {by_kind}. Largest: {by_layer}"
+    )

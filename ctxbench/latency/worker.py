@@ -149,6 +149,9 @@ def _told(error: Exception) -> tuple[str, str]:
             "torch.compile has recompiled to its limit, behind which it would silently run in "
             "eager mode. Use --backend eager."
         )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        reason = str(error).strip().partition("\n")[0]
+        return "mistake", f"torch.compile fails: {reason} Use --backend eager."
     return "crash", "".join(traceback.format_exception(error))
 
 

@@ -170,7 +170,7 @@ def _digits(span: float) -> tuple[float, ...]:
 
 
 def _legend(lines: DataFrame) -> list[Line2D]:
-    keys = [mark_key("as the papers claim: free", "|"), ring_key("MACs")]
+    keys = [mark_key("as the baseline", "|"), ring_key("MACs")]
     modes = [mode for mode in _MARKS if (lines["mode"] == mode).any()]
     keys += [mark_key(f"time, {mode}", *_MARKS[mode]) for mode in modes]
-    return [*keys, Line2D([], [], color=GREY, linewidth=1.6, label="95 % interval")]
+    return [*keys, Line2D([], [], color=_BLUE, linewidth=1.6, label="95 % interval")]

@@ -66,6 +66,19 @@ def with_interval(ratio: float, low: float | None, high: float | None) -> str:
     return f"{ratio:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def answer(row: Row) -> str:
+    """Say of a compared row whether its context is free."""
+    ratio, low, high = row["ratio"], row["ratio_low"], row["ratio_high"]
+    how = (
+        f"{row['model']} takes {with_interval(ratio, low, high)} times as long as {row['against']}"
+    )
+    macs = f"at {with_interval(row['macs_ratio'], None, None)} times its MACs"
+    if low is None:
+        return f"{how} {macs}"
+    verdict = "slower" if low > 1 else "faster" if high < 1 else "no difference to be seen"
+    return f"{how} {macs}: {verdict}"
+
+
 def label(spec: str) -> str:
     """Shorten the options of an operator: `op/coconv 64 ch, levels 4`."""
     if not is_operator(spec):
