@@ -96,13 +96,17 @@ def latency(
         bool, typer.Option("--per-layer", help="Time each layer too, beside its MACs.")
     ] = False,
     precision: Annotated[
-        float, typer.Option("--precision", help="Stop when the ratio is known to +- this many %.")
+        float,
+        typer.Option(
+            "--precision", min=0.01, help="Stop when the ratio is known to +- this many %."
+        ),
     ] = 2.0,
     budget: Annotated[
-        float, typer.Option("--budget", help="Seconds of timing at most, for each condition.")
+        float,
+        typer.Option("--budget", min=0.01, help="Seconds of timing at most, for each condition."),
     ] = 30.0,
     warmup: Annotated[
-        float, typer.Option("--warmup", help="Give up warming up after so many seconds.")
+        float, typer.Option("--warmup", min=0.01, help="Give up warming up after so many seconds.")
     ] = 5.0,
     launches: Annotated[
         int,

@@ -135,7 +135,7 @@ MISTAKES = [
     ((CONV, "--against", "resnet_tin"), "Unknown network 'resnet_tin'."),
     ((CONV, "--batch", "two"), "--batch 'two' is no batch."),
     ((CONV, "--batch", "0"), "--batch '0' is no batch."),
-    ((CONV, "--batch", "1,,2"), "--batch '' is no batch."),
+    ((CONV, "--batch", "1,,2"), "has an empty place between its commas"),
     ((CONV, "--image-size", "big"), "--image-size 'big' is no size."),
     ((CONV, "--dtype", "fp64"), "--dtype 'fp64' is not known."),
     ((CONV, "--backend", "tensorrt"), "--backend 'tensorrt' is not known."),
@@ -144,7 +144,10 @@ MISTAKES = [
     ((CONV, "--device", "tpu"), "--device 'tpu' is not known."),
     ((CONV, "--per-layer", "--mode", "training"), "--per-layer times the modules of eager"),
     ((CONV, "--batch", "max", "--backend", "compiled"), "--batch max is found in eager mode."),
-    ((CONV, "--budget", "0"), "budget_s=0.0 is not above 0."),
+    ((CONV, "--against", CONV), "is compared with itself."),
+    ((CONV, "--batch", "max", "--per-layer"), "--batch max times whole networks."),
+    ((CONV, "--batch", "99999999999999999999"), "is no batch."),
+    ((CONV, "--out", "/proc/nowhere"), "Cannot write to /proc/nowhere/raw"),
     (("ssd300_resnet50", "--image-size", "32"), "cannot run on inputs (1, 3, 32, 32)"),
     (("overlock_tiny:reparam=true", "--mode", "training"), "is folded for inference."),
 ]
@@ -170,12 +173,15 @@ def test_a_mistake_that_shows_late_loses_no_row(latency, saved, monkeypatch):
         return call(self, name, **given)
 
     monkeypatch.setattr(Inline, "call", failing)
-    code, _, err = latency(CONV, "--batch", "1,2", *SMALL)
-    assert (code, err) == (2, "ctxbench: It went wrong.\n")
+    code, out, err = latency(CONV, "--batch", "1,2", *SMALL)
+    assert (code, err.splitlines()[-1]) == (2, "ctxbench: It went wrong.")
+    assert out.splitlines()[2].startswith(CONV)  # what was measured is shown
     assert [row["batch"] for row in saved("latency")] == [1]
 
 
-@pytest.mark.parametrize("words", [(), (CONV, "--mode", "test"), (CONV, "--launches", "0")])
+@pytest.mark.parametrize(
+    "words", [(), (CONV, "--mode", "test"), (CONV, "--launches", "0"), (CONV, "--budget", "0")]
+)
 def test_wrong_usage_is_exit_code_2(run, words):
     assert run("latency", *words)[0] == 2
 

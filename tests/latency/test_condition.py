@@ -150,7 +150,9 @@ def test_a_condition_is_named_in_a_line(given, expected):
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 @pytest.mark.parametrize("name", ["launches", "budget_s", "precision", "warmup_s", "block_s"])
 def test_a_plan_of_nothing_is_refused(name, value):
-    with pytest.raises(LatencyError, match=f"{name}={value} is not above 0"):
+    with pytest.raises(
+        LatencyError, match=f"--{name.removesuffix('_s')} takes a number above 0; got {value}"
+    ):
         Plan(**{name: value})
 
 
