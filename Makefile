@@ -24,7 +24,7 @@ format: .venv/test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# what the four systems cost in time and memory, on a GPU or else on the CPU; about 45 minutes there
+# what the four systems cost in time and memory, on a GPU or else on the CPU; about 30 minutes there
 latency: .venv/run
 	benchmarks/on_gpu.sh --minutes 60 --out $(OUT)
 

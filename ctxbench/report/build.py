@@ -21,12 +21,13 @@ COMMANDS = {
     "layers": "ctxbench flops coresnet50 --against resnet50 --per-layer",
     "counting": "make benchmark",
     "operators": "make benchmark",
-    "latency": "ctxbench latency coresnet50 --against resnet50",
+    "latency": "make latency",
     "latency_layers": "ctxbench latency coresnet50 --against resnet50 --per-layer",
-    "ceilings": "ctxbench latency coresnet50 --against resnet50",
+    "ceilings": "make latency",
+    "timers": "python benchmarks/timers.py",
 }
 # the tables with files of their own; the others are for a README
-_FILED = ("costs", "claims", "counting", "operators", "latency", "context_cost")
+_FILED = ("costs", "claims", "counting", "operators", "latency", "context_cost", "timers")
 _FORMATS: tuple[Format, ...] = ("csv", "md")
 _IMAGES = ("png", "svg")
 

@@ -38,6 +38,9 @@ _CONTEXT_COST = (
     "model", "against", "place", "condition", "params_ratio", "macs_ratio", "latency_ratio",
     "peak_mib_ratio",
 )  # fmt: skip
+_TIMERS = (
+    "model", "batch", "threads", "ours_ms", "torch_ms", "ratio", "ratio_low", "ratio_high",
+)  # fmt: skip
 _HEADINGS = {
     "model": "network",
     "input_shape": "input",
@@ -59,6 +62,8 @@ _HEADINGS = {
     "median_ms": "median (ms)",
     "peak_mib": "peak (MiB)",
     "place": "device",
+    "ours_ms": "ours (ms)",
+    "torch_ms": "torch.utils.benchmark (ms)",
     "low_ms": "low (ms)",
     "high_ms": "high (ms)",
     "images_s": "images/s",
@@ -140,6 +145,11 @@ def context_time(rows: Iterable[Row]) -> DataFrame:
     return _frame(named, ["device", "ratio of", *pairs])
 
 
+def timers(rows: Iterable[Row]) -> DataFrame:
+    """Put our clock beside torch's own, on the same network in one run."""
+    return _frame(latest(rows, *_TIMERS[:3]), _TIMERS)
+
+
 def verdicts(rows: Iterable[Row]) -> DataFrame:
     """Count the claims of each verdict, by what is claimed."""
     found = latest(rows, *CLAIM)
@@ -175,6 +185,7 @@ TABLES = {
     "latency": Table("latency", latency),
     "context_cost": Table("latency", context_cost),
     "context_time": Table("latency", context_time),
+    "timers": Table("timers", timers),
     "verdicts": Table("claims", verdicts),
     "headline": Table("claims", headline),
 }
