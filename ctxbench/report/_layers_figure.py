@@ -25,6 +25,7 @@ _COLUMNS += ["model", "against", "place", "batch", "image_size", "dtype", "layou
 _NUMBERS = ["macs", "ms", "against_macs", "against_ms"]
 _NAMED = 12
 _LABEL_PT = 9.0
+_REST = "(rest)"
 
 
 def select(rows: Iterable[Row]) -> DataFrame:
@@ -40,7 +41,13 @@ def select(rows: Iterable[Row]) -> DataFrame:
 
 
 def draw(layers: DataFrame) -> Figure:
-    """Draw the MACs of both in each layer, the time of both, and the difference in time."""
+    """Draw the MACs of both in each layer, the time of both, and the difference in time.
+
+    What no layer holds takes more than any of them, and is written instead.
+    """
+    title, rest = _title(layers), layers[layers["layer"] == _REST]
+    if len(rest) < len(layers):
+        layers = layers.drop(rest.index).reset_index(drop=True)
     ours, theirs = layers[["model", "against"]].iloc[0]
     with style():
         figure = Figure(figsize=(WIDTH_IN, 5.6), layout="constrained")
@@ -56,7 +63,10 @@ def draw(layers: DataFrame) -> Figure:
         for axis in (macs, times, difference):
             mark_stages(axis, layers, named=axis is macs)
         _name_the_largest(difference, layers)
-        figure.suptitle(_title(layers), fontsize=8.5, weight="bold")
+        for ms, against_ms in rest[["ms", "against_ms"]].to_numpy():
+            outside = f"outside of them: {ms:.3g} and {against_ms:.3g} ms"
+            difference.set_xlabel(f"{difference.get_xlabel()}\n{outside}")
+        figure.suptitle(title, fontsize=8.5, weight="bold")
         figure.legend(
             handles=legend(layers, ours, theirs), loc="outside lower center", ncols=3, frameon=False
         )
