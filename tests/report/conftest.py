@@ -23,6 +23,7 @@ def raw(tmp_path, save_rows):
     """A folder with rows of every kind but `counting`."""
     kinds = {"claims": CLAIMS, "costs": COSTS, "layers": LAYERS, "operators": OPERATORS}
     kinds |= {"latency": LATENCY, "latency_layers": LAYER_TIMES, "ceilings": CEILINGS}
+    kinds |= {"timers": [{"model": "plain", "batch": 1, "threads": 2, "ratio": 1.0}]}
     for kind, rows in kinds.items():
         save_rows(tmp_path / "raw", kind, rows)
     return tmp_path / "raw"

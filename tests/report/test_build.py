@@ -14,6 +14,7 @@ MADE = [
     "tables/costs.csv", "tables/costs.md", "tables/claims.csv", "tables/claims.md",
     "tables/operators.csv", "tables/operators.md", "tables/latency.csv", "tables/latency.md",
     "tables/context_cost.csv", "tables/context_cost.md",
+    "tables/timers.csv", "tables/timers.md",
     "figures/claims.png", "figures/claims.svg", "figures/parity.png", "figures/parity.svg",
     "figures/latency.png", "figures/latency.svg", "figures/roofline.png", "figures/roofline.svg",
     "figures/layers.png", "figures/layers.svg",
@@ -73,7 +74,7 @@ def test_times_without_anything_compared_make_a_table_but_no_ratios(raw, tmp_pat
     notes = " ".join(build_report(raw, tmp_path / "out").notes)
     assert (tmp_path / "out/tables/latency.csv").exists()
     for name in ("tables/context_cost", "figures/latency", "figures/roofline"):
-        assert f"No {name}: no rows for it. Run ctxbench latency coresnet50" in notes
+        assert f"No {name}: no rows for it. Run make latency" in notes
 
 
 def test_layers_of_another_pair_make_no_parity_figure(raw, tmp_path):
