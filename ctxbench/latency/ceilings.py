@@ -1,7 +1,7 @@
 """What a machine reaches at best: its matrix products per second, and its bytes."""
 
-import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ctxbench.latency import machine
+from ctxbench.latency.clock import timer_of
 
 # (work, device) -> the seconds that doing it once takes, to its end on the device
 Timer = Callable[[Callable[[], object], torch.device], float]
@@ -35,22 +36,8 @@ class Ceilings:
 
 def time_once(work: Callable[[], object], device: torch.device) -> float:
     """Return the seconds that doing work once takes, on CUDA by events around it."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-    with torch.cuda.device(device):
-        stream = torch.cuda.current_stream()
-        torch.cuda.synchronize()
-        before = stream.record_event(_event())
-        work()
-        after = stream.record_event(_event())
-        torch.cuda.synchronize()
-    return float(before.elapsed_time(after)) / 1000
-
-
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        return timer_of(device.type)({"work": work}).total_ms / 1000
 
 
 def measure_ceilings(
