@@ -66,3 +66,7 @@ class OutOfMemoryError(LatencyError):
 
 class RecordsError(CtxbenchError):
     """Result rows that cannot be found, read or written."""
+
+
+class DataError(CtxbenchError):
+    """A data set that is not there, or that is not what it should be."""

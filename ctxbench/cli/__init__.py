@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ctxbench import __version__
-from ctxbench.cli import claims, flops, latency, models, report
+from ctxbench.cli import ablate, claims, flops, latency, models, report
 from ctxbench.errors import CtxbenchError
 
 _CRASHED = 70  # EX_SOFTWARE
@@ -26,6 +26,7 @@ app.command()(models.models)
 app.command()(flops.flops)
 app.command()(claims.claims)
 app.command()(latency.latency)
+app.command()(ablate.ablate)
 app.command()(report.report)
 
 

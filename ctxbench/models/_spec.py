@@ -2,15 +2,24 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 # (options, batch, height, width) -> the tensor that goes into the network
 Inputs = Callable[[Mapping[str, Any], int, int, int], Tensor]
-# (network, images, target) -> scalar; the target holds class indices (B,) or shares (B, classes)
-Loss = Callable[[Any, Tensor, Tensor], Tensor]
+
+
+class Loss(Protocol):
+    """What a network is trained with; the target holds class indices (B,) or shares of classes.
+
+    `smoothing` is that of the labels where they are indices.
+    """
+
+    def __call__(self, model: Any, x: Tensor, target: Tensor, *, smoothing: float = ...) -> Tensor:
+        """Return a scalar."""
+        ...
 
 
 def images(options: Mapping[str, Any], batch: int, height: int, width: int) -> Tensor:

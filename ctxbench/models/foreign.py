@@ -1,12 +1,10 @@
 """Networks of other people: torchvision, timm, and functions in a Python file."""
 
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,6 +12,7 @@ from torch import nn
 from ctxbench.errors import MissingPackageError, SpecError, UnknownNameError
 from ctxbench.models._spec import Network, alone, images
 from ctxbench.spec import literal
+from ctxbench.userfile import check_options, function_of
 
 Builder = Callable[..., nn.Module]
 
@@ -39,7 +38,7 @@ def resolve(spec: str, name: str, given: Mapping[str, str]) -> Network:
             )
         build, side = _torchvision(model) if library == "torchvision" else _timm(model)
     else:
-        build, side = _from_file(name), 224
+        build, side = function_of(name), 224
     channels = {"in_channels": options.get("in_channels", options.get("in_chans", 3))}
     return Network(
         spec=spec,
@@ -77,44 +76,8 @@ def _timm(model: str) -> tuple[Builder, int]:
     return partial(timm.create_model, model, pretrained=False), side
 
 
-def _from_file(name: str) -> Builder:
-    file, _, function = name.rpartition(":")
-    if not file or not function:
-        raise SpecError(f"{name!r} names no function. Write FILE.py:FUNCTION.")
-    path = Path(file)
-    if not path.is_file():
-        raise SpecError(f"{name!r}: there is no file {file!r}.")
-    found = _execute(path)
-    names = [key for key, value in found.items() if callable(value)]
-    if function not in names:
-        raise UnknownNameError(f"function of {file}", function, names)
-    build: Builder = found[function]
-    return build
-
-
-def _execute(path: Path) -> dict[str, Any]:
-    """Run a Python file as a module, as `python FILE` would find its neighbours."""
-    located = importlib.util.spec_from_file_location(f"ctxbench_{path.stem}", path.resolve())
-    if located is None or located.loader is None:
-        raise SpecError(f"{str(path)!r} is not a Python file.")
-    module = importlib.util.module_from_spec(located)
-    sys.modules[located.name] = module  # dataclasses and pickle look it up
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        with redirect_stdout(sys.stderr):  # standard output is for data
-            located.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        raise SpecError(f"{path} cannot be run: {error}") from None
-    finally:
-        sys.path.pop(0)
-    return vars(module)
-
-
 def _call(name: str, build: Builder, options: dict[str, Any]) -> nn.Module:
-    try:
-        inspect.signature(build).bind(**options)
-    except TypeError as error:
-        raise SpecError(f"{name} cannot be built with {options}: {error}") from None
+    check_options(name, build, options)
     try:
         with redirect_stdout(sys.stderr):
             model = build(**options)

@@ -175,17 +175,23 @@ def overlock(config: OverLoCKConfig) -> OverLoCK:
 
 
 def overlock_loss(
-    model: nn.Module, x: Tensor, target: Tensor, *, auxiliary_weight: float = 0.4
+    model: nn.Module,
+    x: Tensor,
+    target: Tensor,
+    *,
+    auxiliary_weight: float = 0.4,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Return the cross entropy of the logits plus a share of that of the overview's.
 
     `target` holds class indices (B,) or shares (B, classes). A network without an auxiliary head
     is trained with the first term alone.
     """
+    entropy = partial(F.cross_entropy, target=target, label_smoothing=smoothing)
     if getattr(model, "auxiliary_head", None) is None:
-        return F.cross_entropy(model(x), target)
+        return entropy(model(x))
     logits, auxiliary = model.logits_with_auxiliary(x)  # type: ignore[operator]
-    return F.cross_entropy(logits, target) + auxiliary_weight * F.cross_entropy(auxiliary, target)
+    return entropy(logits) + auxiliary_weight * entropy(auxiliary)
 
 
 def _rates(config: OverLoCKConfig) -> list[float]:

@@ -11,8 +11,8 @@ from ctxbench.errors import RecordsError
 from ctxbench.records import RAW, Row, read_rows
 from ctxbench.render import Format
 from ctxbench.report import readme as marked
-from ctxbench.report.figures import FIGURES, save
-from ctxbench.report.tables import TABLES, text
+from ctxbench.report.figures import FIGURES, Picture, save
+from ctxbench.report.tables import TABLES, Table, text
 
 # kind of row -> the command that makes those that the report shows
 COMMANDS = {
@@ -25,9 +25,14 @@ COMMANDS = {
     "latency_layers": "ctxbench latency coresnet50 --against resnet50 --per-layer",
     "ceilings": "make latency",
     "timers": "python benchmarks/timers.py",
+    "experiments": "ctxbench ablate experiments/coconv_levels.toml",
+    "trials": "ctxbench ablate experiments/coconv_levels.toml",
 }
 # the tables with files of their own; the others are for a README
-_FILED = ("costs", "claims", "counting", "operators", "latency", "context_cost", "timers")
+_FILED = (
+    "costs", "claims", "counting", "operators", "latency", "context_cost", "timers", "ablations",
+    "expectations",
+)  # fmt: skip
 _FORMATS: tuple[Format, ...] = ("csv", "md")
 _IMAGES = ("png", "svg")
 
@@ -49,9 +54,9 @@ def build_report(raw: Path, out: Path, *, readme: Path | None = None) -> ReportS
     rows, notes = _read(raw)
     page = marked.read(readme) if readme else ""
     places = marked.blocks(page, TABLES, readme) if readme else []
-    tables = {name: table.make(rows[table.kind]) for name, table in TABLES.items()}
+    tables = {name: table.make(_of(rows, table)) for name, table in TABLES.items()}
     tables = {name: frame for name, frame in tables.items() if len(frame)}
-    drawn = {name: picture.select(rows[picture.kind]) for name, picture in FIGURES.items()}
+    drawn = {name: picture.select(_of(rows, picture)) for name, picture in FIGURES.items()}
     drawn = {name: frame for name, frame in drawn.items() if len(frame)}
     try:
         notes += _remove_stale(raw, out, {"tables": tables, "figures": drawn})
@@ -80,6 +85,11 @@ def _read(raw: Path) -> tuple[dict[str, list[Row]], list[str]]:
     if others:
         notes.append(f"{raw}: {len(others)} of its files are not shown: {', '.join(others)}.")
     return {kind: read.rows for kind, read in found.items()}, notes
+
+
+def _of(rows: Mapping[str, list[Row]], made: Table | Picture) -> list[Row]:
+    """Return the rows that a table or figure is made of, those of its own kind first."""
+    return [row for kind in (made.kind, *made.also) for row in rows[kind]]
 
 
 def _command(kind: str, raw: Path) -> str:

@@ -9,6 +9,7 @@ from pandas import DataFrame
 from ctxbench.claims import COUNTED, VERDICTS
 from ctxbench.records import Row, latest
 from ctxbench.render import Format, render
+from ctxbench.report import ablations
 from ctxbench.report.networks import CLAIM, merge, networks
 from ctxbench.report.timings import compared, is_operator, timed, with_interval, words
 
@@ -41,6 +42,8 @@ _CONTEXT_COST = (
 _TIMERS = (
     "model", "batch", "threads", "ours_ms", "torch_ms", "ratio", "ratio_low", "ratio_high",
 )  # fmt: skip
+# an experiment's numbers stand in the rows of its trials
+_TRIALS = ("trials",)
 _HEADINGS = {
     "model": "network",
     "input_shape": "input",
@@ -74,14 +77,35 @@ _HEADINGS = {
     "macs_ratio": "MACs (ratio)",
     "latency_ratio": "latency (ratio [95 %])",
     "peak_mib_ratio": "peak memory (ratio)",
+    "top1_error": "top-1 error (%)",
+    "top1_low": "low (95 %)",
+    "top1_high": "high (95 %)",
+    "top5_error": "top-5 error (%)",
+    "top5_low": "low (95 %)",
+    "top5_high": "high (95 %)",
+    "pairs": "paired seeds",
+    "difference_points": "difference (points)",
+    "difference_low": "low (95 %)",
+    "difference_high": "high (95 %)",
+    "p": "p (Holm)",
+    "imagenet_top1_error": "published on ImageNet: top-1 error (%)",
+    "imagenet_top5_error": "published on ImageNet: top-5 error (%)",
+    "seconds": "seconds a trial",
+    "chance_error": "error by chance (%)",
+    "words": "expected",
+    "at_least": "at least (points)",
+    "seeds": "seeds paired",
+    "error_interval": "top-1 error (% [95 %])",
+    "difference_interval": "difference (points [95 %])",
 }
 
 
 class Table(NamedTuple):
-    """A table: the kind of row it is made of, and how."""
+    """A table: the kind of row it is made of, how, and the kinds whose rows come behind those."""
 
     kind: str
     make: Callable[[Iterable[Row]], DataFrame]
+    also: tuple[str, ...] = ()
 
 
 def costs(rows: Iterable[Row]) -> DataFrame:
@@ -186,6 +210,10 @@ TABLES = {
     "context_cost": Table("latency", context_cost),
     "context_time": Table("latency", context_time),
     "timers": Table("timers", timers),
+    "ablations": Table("experiments", ablations.ablations, _TRIALS),
+    "expectations": Table("experiments", ablations.judge, _TRIALS),
+    "ablation_findings": Table("experiments", ablations.ablation_findings, _TRIALS),
+    "ablation_errors": Table("experiments", ablations.ablation_errors, _TRIALS),
     "verdicts": Table("claims", verdicts),
     "headline": Table("claims", headline),
 }

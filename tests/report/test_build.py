@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 from ctxbench.cli import app
 from ctxbench.errors import RecordsError
 from ctxbench.report.build import build_report
+from tests.report.ablation_rows import experiment, trials
 from tests.report.latency_rows import timing
 from tests.report.rows import COUNTING, cost
 
@@ -14,10 +15,15 @@ MADE = [
     "tables/costs.csv", "tables/costs.md", "tables/claims.csv", "tables/claims.md",
     "tables/operators.csv", "tables/operators.md", "tables/latency.csv", "tables/latency.md",
     "tables/context_cost.csv", "tables/context_cost.md",
-    "tables/timers.csv", "tables/timers.md",
+    "tables/timers.csv", "tables/timers.md", "tables/ablations.csv", "tables/ablations.md",
+    "tables/expectations.csv", "tables/expectations.md",
     "figures/claims.png", "figures/claims.svg", "figures/parity.png", "figures/parity.svg",
     "figures/latency.png", "figures/latency.svg", "figures/roofline.png", "figures/roofline.svg",
     "figures/layers.png", "figures/layers.svg",
+    "figures/ablation_errors.png", "figures/ablation_errors.svg",
+    "figures/ablation_curves.png", "figures/ablation_curves.svg",
+    "figures/ablation_distance.png", "figures/ablation_distance.svg",
+    "figures/ablation_priors.png", "figures/ablation_priors.svg",
 ]  # fmt: skip
 
 
@@ -75,6 +81,24 @@ def test_times_without_anything_compared_make_a_table_but_no_ratios(raw, tmp_pat
     assert (tmp_path / "out/tables/latency.csv").exists()
     for name in ("tables/context_cost", "figures/latency", "figures/roofline"):
         assert f"No {name}: no rows for it. Run make latency" in notes
+
+
+def test_experiments_that_fit_no_figure_are_noted(raw, tmp_path, save_rows):
+    for kind in ("experiments", "trials"):
+        (raw / f"{kind}.jsonl").unlink()
+    single = experiment("single", {"net": ["plain", "context"]}, seeds=[0])
+    save_rows(raw, "experiments", [single])
+    save_rows(raw, "trials", trials(single, {("plain",): [20.0], ("context",): [19.0]}))
+    notes = " ".join(build_report(raw, tmp_path / "out").notes)
+    assert (tmp_path / "out/figures/ablation_errors.png").exists()
+    for name in ("tables/expectations", "figures/ablation_distance", "figures/ablation_priors"):
+        assert f"No {name}: no rows for it. Run ctxbench ablate" in notes
+
+
+def test_the_command_of_two_kinds_is_named_once(tmp_path):
+    with pytest.raises(RecordsError) as raised:
+        build_report(tmp_path / "raw", tmp_path)
+    assert str(raised.value).count("ctxbench ablate") == 1
 
 
 def test_layers_of_another_pair_make_no_parity_figure(raw, tmp_path):

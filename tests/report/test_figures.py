@@ -4,13 +4,16 @@ import matplotlib as mpl
 import pytest
 
 from ctxbench.report.figures import FIGURES, save
+from tests.report.ablation_rows import ALL
 from tests.report.drawn import draw, points, texts, written
 from tests.report.latency_rows import LATENCY, LAYER_TIMES
 from tests.report.rows import CLAIMS, LAYERS, counted, layer
 
 EVERY = [
     ("claims", CLAIMS), ("parity", LAYERS), ("latency", LATENCY), ("roofline", LATENCY),
-    ("layers", LAYER_TIMES),
+    ("layers", LAYER_TIMES), *((f"ablation_{name}", ALL) for name in (
+        "errors", "curves", "distance", "priors",
+    )),
 ]  # fmt: skip
 
 

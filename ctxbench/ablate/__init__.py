@@ -1,0 +1,1 @@
+"""Ablations: an experiment file -> trials that are really trained -> rows."""

@@ -1,0 +1,201 @@
+"""From an experiment to its trials: names checked, networks bound to their data, costs counted."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from ctxbench.ablate.costs import costs_of
+from ctxbench.ablate.experiment import Experiment, ExperimentError, Published, Variant, with_option
+from ctxbench.ablate.identity import beyond_defaults, trial_id
+from ctxbench.ablate.rows import ExperimentRow
+from ctxbench.ablate.step import Stepper, set_seed
+from ctxbench.ablate.train import Run, Trial, device_of
+from ctxbench.claims import load_claims
+from ctxbench.data import augment, batches
+from ctxbench.data import resolve as resolve_data
+from ctxbench.data._spec import Data
+from ctxbench.data.batches import Reading
+from ctxbench.errors import DataError, SpecError
+from ctxbench.models import MODELS, resolve
+from ctxbench.models.replace import split_replacement
+from ctxbench.spec import options_of, split_spec
+
+_TRIED = 16  # images, at most, of the steps that an estimate is made of
+_EVALUATION = 1 / 3  # a forward pass alone, beside a step
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A variant with the trials of its seeds, and what its network costs on one image."""
+
+    variant: Variant
+    model: str
+    trials: tuple[Trial, ...]
+    classes: int | None
+    params: int
+    macs: int | None
+
+    def told(self) -> dict[str, Any]:
+        """Return what a reader needs to tell it from the others."""
+        return {
+            "variant": ", ".join(f"{axis} {label}" for axis, label in self.variant.labels.items()),
+            "model": self.model,
+            "data": self.variant.data,
+            "seeds": len(self.trials),
+            "params": self.params,
+            "macs": self.macs,
+        }
+
+
+def plan(experiment: Experiment, *, download: bool = False, absent: bool = False) -> list[Planned]:
+    """Check every variant of an experiment and return its trials.
+
+    With `absent`, data that are not there are no error: the networks keep their own classes.
+    Raises: what the names, options and data are not, as ExperimentError naming the variant.
+    """
+    return [_planned(experiment, v, download, absent) for v in experiment.variants()]
+
+
+def _planned(experiment: Experiment, variant: Variant, download: bool, absent: bool) -> Planned:
+    source = resolve_data(variant.data, download=download)
+    try:
+        data = load(variant.data, download)
+    except DataError:
+        if not absent:
+            raise
+        data = None
+    try:
+        model = bound(variant.model, data)
+        params, macs = costs_of(model, data.image_shape if data else None)
+    except SpecError as error:
+        labels = ", ".join(f"{axis} {label}" for axis, label in variant.labels.items())
+        raise ExperimentError(f"{experiment.name}, {labels}: {error}") from None
+    trials = [
+        Trial(
+            trial_id(model, source, variant.recipe, variant.augmentation, seed),
+            model,
+            source.spec,
+            variant.recipe,
+            variant.augmentation,
+            seed,
+        )
+        for seed in experiment.seeds
+    ]
+    classes = data.classes if data else None
+    return Planned(variant, model, tuple(trials), classes, params, macs)
+
+
+@cache
+def load(spec: str, download: bool = False) -> Data:
+    """Load data once."""
+    return resolve_data(spec, download=download).load()
+
+
+def bound(spec: str, data: Data | None) -> str:
+    """Return the spec of a network with the classes and channels of its data, unless it has them.
+
+    Raises: UnknownNameError or SpecError as `resolve` does; SpecError for fewer classes.
+    """
+    resolve(spec)
+    if data is None:
+        return spec
+    plain, _ = split_replacement(spec)
+    name, given = split_spec(plain)
+    for key, value in (("num_classes", data.classes), ("in_channels", data.channels)):
+        if name in MODELS and key in options_of(MODELS[name].build) and key not in given:
+            spec = with_option(spec, key, str(value))
+        elif name.startswith(("torchvision/", "timm/")) and key == "num_classes":
+            spec = spec if key in given else with_option(spec, key, str(value))
+    if given.get("num_classes", "").isdecimal() and int(given["num_classes"]) < data.classes:
+        raise SpecError(
+            f"{spec} has fewer classes than its data, which have {data.classes}. Leave "
+            f"num_classes out."
+        )
+    resolve(spec)
+    return spec
+
+
+def row_of(experiment: Experiment, planned: list[Planned]) -> ExperimentRow:
+    """Return what the report needs to know of an experiment, besides the rows of its trials."""
+    figures = _figures(experiment.published)
+    return ExperimentRow(
+        experiment=experiment.name,
+        title=experiment.title,
+        axes={axis.name: list(axis.choices) for axis in experiment.axes},
+        baseline=dict(experiment.baseline),
+        expects=[
+            {"words": e.words, "better": e.better, "than": e.than, "at_least": e.at_least}
+            for e in experiment.expects
+        ],
+        seeds=list(experiment.seeds),
+        variants=[
+            {
+                "labels": dict(each.variant.labels),
+                "model": each.model,
+                "data": each.variant.data,
+                "recipe": beyond_defaults(each.variant.recipe),
+                "classes": each.classes,
+                "params": each.params,
+                "macs": each.macs,
+                "published": figures.get(_label(experiment.published, each.variant)),
+                "trials": [trial.id for trial in each.trials],
+            }
+            for each in planned
+        ],
+    )
+
+
+def _label(published: Published | None, variant: Variant) -> str | None:
+    return variant.labels[published.axis] if published else None
+
+
+def _figures(published: Published | None) -> Mapping[str | None, dict[str, Any]]:
+    """Return the printed errors of a paper's table by the name of their row."""
+    if published is None:
+        return {}
+    names = {"top-1 error (%)": "top1_error", "top-5 error (%)": "top5_error"}
+    found: dict[str | None, dict[str, Any]] = {}
+    for claim in load_claims(published.paper):
+        if claim.table == published.table and claim.metric in names:
+            figure = found.setdefault(
+                claim.row, {"data": "ImageNet", "source": f"{claim.source}, {claim.table}"}
+            )
+            figure[names[claim.metric]] = float(claim.published)
+    if not found:
+        raise ExperimentError(
+            f"published: {published.paper} prints no errors in a {published.table!r}."
+        )
+    return found
+
+
+def estimate_s(planned: Planned, run: Run) -> float:
+    """Return how long one trial of a variant takes here, in seconds, from three of its steps."""
+    trial = planned.trials[0]
+    recipe = trial.recipe
+    if recipe.minutes:
+        return 60 * recipe.minutes
+    data = load(trial.data, run.download)
+    torch.set_num_threads(run.threads)
+    set_seed(0)
+    network = resolve(trial.model)
+    tried = replace(recipe, batch=min(recipe.batch, _TRIED), accumulate=1, compile=False)
+    stepper = Stepper(network.build(), network.loss, tried, device_of(run.device))
+    loader = batches.training_batches(
+        data.train,
+        Reading(tried.batch),
+        augment.training(data, trial.augmentation),
+        augment.mixing(data, trial.augmentation),
+        epoch=0,
+    )
+    times = []
+    for seed, batch in zip(range(3), loader, strict=False):
+        began = time.monotonic()
+        float(stepper.step(batch, lr=0.0, seed=seed))
+        times.append(time.monotonic() - began + batch.seconds)
+    image_s = min(times) / tried.batch
+    evaluated = _EVALUATION * len(data.validation)
+    return image_s * recipe.all_epochs * (len(data.train) + evaluated)

@@ -1,0 +1,60 @@
+"""What an ablation leaves behind: a row a trial, and a row that says what was compared."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TRIALS, EXPERIMENTS = "trials", "experiments"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    """One training with one seed: what it was and what came out; errors are in %.
+
+    `images_s` is the rate of the training step alone and `loader_images_s` what the loader can
+    deliver. `top5_error` is None for data of five classes and fewer. `weights` is the beginning of
+    the SHA-256 of the final weights, `resumed` how often the trial was taken up from a checkpoint,
+    and `world` how many processes trained it. A failed trial has a `reason` and no results.
+    """
+
+    trial: str
+    model: str
+    data: str
+    recipe: Mapping[str, Any]
+    augmentation: Mapping[str, Any]
+    seed: int
+    status: str
+    reason: str | None = None
+    top1_error: float | None = None
+    top5_error: float | None = None
+    loss: float | None = None
+    train_loss: float | None = None
+    train_top1_error: float | None = None
+    epochs: float | None = None
+    steps: int | None = None
+    images_s: float | None = None
+    loader_images_s: float | None = None
+    params: int | None = None
+    macs: int | None = None
+    seconds: float | None = None
+    peak_mib: float | None = None
+    weights: str | None = None
+    broken_images: tuple[str, ...] = ()
+    resumed: int = 0
+    device: str | None = None
+    threads: int | None = None
+    world: int = 1
+    curve: Mapping[str, list[float]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentRow:
+    """What an experiment compares, as it stood when the command ran; the trials are told by id."""
+
+    experiment: str
+    title: str
+    axes: Mapping[str, list[str]]
+    baseline: Mapping[str, str]
+    expects: list[Mapping[str, Any]]
+    seeds: list[int]
+    variants: list[Mapping[str, Any]]

@@ -1,0 +1,108 @@
+"""Trials under way, shown on standard error: bars on a terminal, else a line for each that ends."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctxbench.cli._options import note
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    from ctxbench.ablate.runner import Event
+    from ctxbench.ablate.status import TrialState
+
+_STOPPING = "Stopping: the trials under way finish their step and save. Ctrl-C again ends at once."
+_SHOWN = 8  # trials under way
+
+
+@contextmanager
+def display(
+    names: Mapping[str, str], out: Path, *, quiet: bool
+) -> "Iterator[Callable[[Event], None]]":
+    """Show trials while they run; what is yielded takes note of events.
+
+    `names` goes from the id of each trial to what a reader calls it.
+    """
+    if quiet:
+        yield lambda event: None
+        return
+    if not sys.stderr.isatty():
+        yield lambda event: note(_line(event, names), quiet=not _line(event, names))
+        return
+    from ctxbench.ablate.status import Watch, shown
+
+    with _bars() as bars, shown(Watch(out, list(names)), _Screen(bars, names).update):
+        yield lambda event: bars.console.print(_line(event, names) or None, highlight=False)
+
+
+def _line(event: "Event", names: Mapping[str, str]) -> str:
+    """Say what an event means to the user; nothing where the bars say it."""
+    if event.kind == "stopping":
+        return _STOPPING
+    name = names.get(str(event.trial), str(event.trial))
+    told = {
+        "ok": "done",
+        "found": "done by another process",
+        "held": "is run by another process; waiting for it",
+        "failed": f"FAILED: {event.reason}",
+        "mistake": f"FAILED: {event.reason}",
+        "unwritable": f"FAILED: {event.reason}",
+    }
+    return f"{name}: {told[event.kind]}" if event.kind in told else ""
+
+
+def _bars() -> "Bars":
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[told]}"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+class _Screen:
+    """One bar for all trials and one for each under way."""
+
+    def __init__(self, bars: "Bars", names: Mapping[str, str]) -> None:
+        self._bars, self._names = bars, names
+        self._all = bars.add_task("trials", total=len(names), told="")
+        self._tasks: dict[str, TaskID] = {}
+
+    def update(self, states: "dict[str, TrialState]") -> None:
+        """Move the bars to where the trials are."""
+        over = [name for name, found in states.items() if found.state in ("done", "failed")]
+        failed = sum(found.state == "failed" for found in states.values())
+        self._bars.update(self._all, completed=len(over), told=f"{failed} failed" if failed else "")
+        running = [name for name, found in states.items() if found.state == "running"][:_SHOWN]
+        for name in [name for name in self._tasks if name not in running]:
+            self._bars.remove_task(self._tasks.pop(name))
+        for name in running:
+            self._show(name, states[name].progress)
+
+    def _show(self, name: str, at: Any) -> None:
+        if name not in self._tasks:
+            label = f"  {self._names[name]}"
+            self._tasks[name] = self._bars.add_task(label, total=None, told="")
+        if at is not None:
+            told = [f"loss {at.loss:.3g}"] if at.loss is not None else []
+            told += [f"error {at.top1_error:.1f} %"] if at.top1_error is not None else []
+            told += [f"{at.images_s:.0f} images/s"] if at.images_s is not None else []
+            self._bars.update(
+                self._tasks[name], completed=at.step, total=at.steps, told=", ".join(told)
+            )

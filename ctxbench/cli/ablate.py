@@ -1,0 +1,205 @@
+"""`ctxbench ablate`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ctxbench.cli._options import (
+    RESULTS,
+    FormatOption,
+    OutOption,
+    QuietOption,
+    note,
+    progress,
+)
+
+if TYPE_CHECKING:
+    from ctxbench.ablate.experiment import Experiment
+    from ctxbench.ablate.plan import Planned
+    from ctxbench.ablate.runner import Outcome
+    from ctxbench.ablate.train import Run
+
+_PLAN = {
+    "variant": "variant",
+    "model": "network",
+    "data": "data",
+    "seeds": "seeds",
+    "params": "params",
+    "macs": "MACs",
+    "trial_s": "a trial takes (s)",
+}
+_STATUS = {
+    "variant": "variant",
+    "seed": "seed",
+    "trial": "trial",
+    "state": "state",
+    "epoch": "epoch",
+    "step": "step",
+    "steps": "of steps",
+    "top1_error": "top-1 error (%)",
+    "reason": "reason",
+}
+_COLUMNS = (
+    "variant", "n", "failed", "top1_error", "top1_low", "top1_high", "difference_points",
+    "difference_low", "difference_high", "p", "imagenet_top1_error", "params", "macs", "images_s",
+    "seconds",
+)  # fmt: skip
+_INTERRUPTED = 130
+
+
+def ablate(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An experiment, as TOML.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key: recipe.epochs=2, seeds=0,1"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the variants and what they cost; train nothing.")
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Say what is done, running, failed and waiting.")
+    ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Trials at a time.")] = 1,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of a trial.")] = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Processes that read images, for each trial.")
+    ] = 0,
+    device: Annotated[
+        str, typer.Option("--device", help="cpu, cuda or cuda:1; auto is the GPU if there is one.")
+    ] = "auto",
+    engine: Annotated[
+        str, typer.Option("--engine", help="local, or ray: trials on the machines of a cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option("--address", help="Of the Ray cluster; without it, a local one.")
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch data that are not there.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail a trial for a broken image; else it is skipped.")
+    ] = False,
+    form: FormatOption = "table",
+    out: OutOption = RESULTS,
+    quiet: QuietOption = False,
+) -> None:
+    """Train every cell of a grid with several seeds, and judge what was expected.
+
+    What is finished is never trained again, and what was interrupted goes on where it stopped.
+
+    Example: ctxbench ablate experiments/coconv_levels.toml --jobs 2
+    """
+    from ctxbench.ablate.distributed import world
+    from ctxbench.ablate.experiment_file import read
+    from ctxbench.ablate.plan import plan, row_of
+    from ctxbench.ablate.rows import EXPERIMENTS
+    from ctxbench.ablate.runner import make_engine, run_all
+    from ctxbench.ablate.train import Run
+    from ctxbench.cli._trials import display
+    from ctxbench.records import append_rows, as_row
+
+    run = Run(device, threads, workers, download, strict)
+    chosen = make_engine(engine, jobs=jobs, address=address, device=device)
+    experiment = read(file, overrides or ())
+    planned = plan(experiment, download=download, absent=dry_run or status)
+    if dry_run:
+        _print_plan(planned, run, form, quiet)
+        return
+    if status:
+        _print_status(planned, out, form)
+        return
+    if world()[0] == 0:
+        append_rows(EXPERIMENTS, [as_row(row_of(experiment, planned))], raw=out / "raw")
+    trials = {trial.id: trial for each in planned for trial in each.trials}
+    names = {t.id: f"{p.told()['variant']}, seed {t.seed}" for p in planned for t in p.trials}
+    with display(names, out, quiet=quiet or world()[0] > 0) as on_event:
+        outcome = run_all(
+            list(trials.values()), out=out, run=run, engine=chosen, retry=retry, on_event=on_event
+        )
+    if world()[0] == 0:
+        _print_results(experiment, out, form, quiet)
+    _finish(outcome, names, file)
+
+
+def _print_plan(planned: "list[Planned]", run: "Run", form: Any, quiet: bool) -> None:
+    from ctxbench.ablate.plan import estimate_s
+    from ctxbench.render import render
+
+    rows = []
+    for each in progress(planned, "trying three steps", quiet=quiet):
+        known = each.classes is not None
+        rows.append({**each.told(), "trial_s": estimate_s(each, run) if known else None})
+    typer.echo(render(rows, _PLAN, form))
+    trials = sum(row["seeds"] for row in rows)
+    told = f"{trials} trials"
+    if all(row["trial_s"] is not None for row in rows):
+        hours = sum(row["seeds"] * row["trial_s"] for row in rows) / 3600
+        told += f", about {hours:.2g} hours in all, one at a time on this machine"
+    else:
+        told += "; the data are not there, so networks have their own classes and no time is known"
+    note(f"{told}.", quiet=quiet)
+
+
+def _print_status(planned: "list[Planned]", out: Path, form: Any) -> None:
+    from ctxbench.ablate.status import Watch
+    from ctxbench.render import render
+
+    states = Watch(out, [trial.id for each in planned for trial in each.trials]).look()
+    rows = []
+    for each in planned:
+        for trial in each.trials:
+            found = states[trial.id]
+            at = found.progress
+            rows.append(
+                {
+                    "variant": each.told()["variant"],
+                    "seed": trial.seed,
+                    "trial": trial.id,
+                    "state": found.state,
+                    "epoch": at and at.epoch,
+                    "step": at and at.step,
+                    "steps": at and at.steps,
+                    "top1_error": at and at.top1_error,
+                    "reason": found.reason,
+                }
+            )
+    typer.echo(render(rows, _STATUS, form))
+
+
+def _print_results(experiment: "Experiment", out: Path, form: Any, quiet: bool) -> None:
+    from ctxbench.ablate.rows import EXPERIMENTS, TRIALS
+    from ctxbench.records import read_rows
+    from ctxbench.report.ablations import ablation_findings, ablations
+    from ctxbench.report.tables import text
+
+    kept = [
+        row
+        for row in read_rows(EXPERIMENTS, raw=out / "raw").rows
+        if row.get("experiment") == experiment.name
+    ]
+    rows = [*kept[-1:], *read_rows(TRIALS, raw=out / "raw").rows]
+    table = ablations(rows)
+    columns = [key for key in _COLUMNS if form in ("json", "csv") or table[key].notna().any()]
+    typer.echo(text(table[columns], form))
+    for line in ablation_findings(rows).to_dict("records"):
+        difference = line["difference_interval"] or "no difference yet"
+        note(f"expected: {line['words']}", quiet=quiet)
+        note(f"          {line['verdict']}: {difference} points, n {line['n']}", quiet=quiet)
+
+
+def _finish(outcome: "Outcome", names: dict[str, str], file: Path) -> None:
+    for trial, reason in outcome.failed.items():
+        note(f"FAILED {names[trial]} ({trial}): {reason}", quiet=False)
+    if outcome.interrupted:
+        done, left = len(outcome.done), len(outcome.left)
+        note(
+            f"Interrupted: {done} trials done, {left} left. `ctxbench ablate {file}` with the same "
+            f"options goes on.",
+            quiet=False,
+        )
+        raise typer.Exit(_INTERRUPTED)
+    if outcome.failed:
+        note("--retry-failed runs them again.", quiet=False)
+        raise typer.Exit(1)
