@@ -67,7 +67,7 @@ class LocalEngine:
                     return result
             if stopping.asked.is_set():
                 return Result(task.trial.id, "interrupted")
-            return record_lost(task, f"worker lost: {result.reason}")
+            return record_lost(task, str(result.reason))
         finally:
             self._slots.put(slot)
 

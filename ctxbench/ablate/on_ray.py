@@ -114,7 +114,7 @@ class RayEngine:
             if stopping.asked.is_set():
                 return Result(task.trial.id, "interrupted")
             first = str(error).strip().partition("\n")[0]
-            return record_lost(task, f"worker lost: {first}")
+            return record_lost(task, first)
         if result.state == "unwritable":
             return replace(result, reason=f"{result.reason} {_SHARE}")
         return result

@@ -116,11 +116,14 @@ def came_meanwhile(task: Task) -> Result | None:
 
 def record_lost(task: Task, reason: str) -> Result:
     """Write the row of a trial whose process has died too often."""
-    with locked(task.folder) as mine:
-        if not mine:
-            return Result(task.trial.id, "held")
-        found = came_meanwhile(task)
-        return found or _record(task, failed(task.trial, reason, task.run))
+    try:
+        with locked(task.folder) as mine:
+            if not mine:
+                return Result(task.trial.id, "held")
+            found = came_meanwhile(task)
+            return found or _record(task, failed(task.trial, f"worker lost: {reason}", task.run))
+    except RecordsError as error:
+        return Result(task.trial.id, "unwritable", str(error))
 
 
 def _train(

@@ -103,7 +103,7 @@ def ablate(
     run = Run(device, threads, workers, download, strict)
     chosen = make_engine(engine, jobs=jobs, address=address, device=device)
     experiment = read(file, overrides or ())
-    planned = plan(experiment, download=download, absent=dry_run or status)
+    planned = plan(experiment, download=download, absent=dry_run)
     if dry_run:
         _print_plan(planned, run, form, quiet)
         return
