@@ -14,6 +14,7 @@ def costs_of(model: str, image_shape: tuple[int, int, int] | None) -> tuple[int,
     """Return parameters and MACs; None for the MACs where an operation has no rule.
 
     `image_shape` is (C, H, W); without it the network's own is taken.
+    Raises: CountingError for a network that cannot take images of this shape.
     """
     network = resolve(model)
     fresh = without_weights(network)
@@ -22,5 +23,17 @@ def costs_of(model: str, image_shape: tuple[int, int, int] | None) -> tuple[int,
     x = torch.zeros(1, *image_shape) if image_shape else network.inputs(1, side, side)[0]
     try:
         return params, count(fresh, x).macs
-    except (UncountedOpError, CountingError):
+    except UncountedOpError:
         return params, None
+    except CountingError:
+        if image_shape:  # of its data: it could not be trained either
+            raise
+        return params, None
+
+
+@cache
+def answers_of(model: str, image_shape: tuple[int, int, int]) -> int:
+    """Return how many classes a network tells apart."""
+    with torch.no_grad():
+        logits = without_weights(resolve(model)).eval()(torch.zeros(1, *image_shape))
+    return int(logits.shape[-1])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxbench import __file__ as _INIT
-from ctxbench.ablate import recipe, step
+from ctxbench.ablate import step
 from ctxbench.ablate.recipe import Recipe
 from ctxbench.data import augment, batches
 from ctxbench.data._spec import DataSource
@@ -28,7 +28,7 @@ _DECIDING = ("ops", "models", "data")
 
 
 def trial_id(
-    model: str, data: DataSource, recipe_: Recipe, augmentation: Augmentation, seed: int
+    model: str, data: DataSource, recipe: Recipe, augmentation: Augmentation, seed: int
 ) -> str:
     """Return 16 hex digits that change whenever the result of the training may.
 
@@ -39,7 +39,7 @@ def trial_id(
     told = {
         "model": canonical(model),
         "data": data.spec,
-        "recipe": beyond_defaults(recipe_),
+        "recipe": beyond_defaults(recipe),
         "augmentation": beyond_defaults(augmentation),
         "seed": seed,
         "code": code_of(model, data),
@@ -73,7 +73,7 @@ def code_of(model: str, data: DataSource) -> str:
 
     Where the files lie does not count.
     """
-    ours = [step, recipe, augment, batches]
+    ours = [step, augment, batches]
     roots = [Path(str(module.__file__)) for module in ours]
     files = closure([*roots, *_files_of(model), *data.files])
     parts = sorted({hashlib.sha256(_normal(path).encode()).hexdigest() for path in files})

@@ -19,7 +19,7 @@ from ctxbench.ablate.stopping import Stopping
 from ctxbench.ablate.work import Result, Task, attend, record_lost
 
 # read once by a server, of which the process of a trial is then a copy: it begins at once
-_PRELOADED = ["torch", "ctxbench.ablate.local"]
+_PRELOADED = ["torch", "torchvision.transforms.v2", "ctxbench.ablate.local"]
 _LOOK_S = 0.1
 # how long a trial whose command was killed may take to finish its step and save
 _ORPHANED_S = 60.0

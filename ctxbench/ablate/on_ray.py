@@ -2,10 +2,13 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +22,7 @@ from ctxbench.errors import CtxbenchError, MissingPackageError
 _LOOK_S = 0.5
 # machines of a cluster are taken away more often than a process of one machine dies
 _RETRIES = 3
+_REACH_S = 5.0
 _SHARE = "With --engine ray, --out must be one folder that all machines of the cluster share."
 
 
@@ -59,20 +63,21 @@ class RayEngine:
     def _start(self, threads: int) -> None:
         if self._ray.is_initialized():
             return
+        if self._address:
+            _check_reachable(self._address)
         local = {"num_cpus": self._jobs * threads} if self._jobs and not self._address else {}
-        try:
-            self._ray.init(
-                address=self._address or os.environ.get("RAY_ADDRESS") or ("local"),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                **local,
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            first = str(error).strip().partition("\n")[0]
-            raise CtxbenchError(
-                f"Cannot reach a Ray cluster at {self._address or 'this machine'}: {first}"
-            ) from error
+        with _same_sigterm():
+            try:
+                self._ray.init(
+                    address=self._address or os.environ.get("RAY_ADDRESS") or "local",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **local,
+                )
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                first = str(error).strip().partition("\n")[0]
+                raise CtxbenchError(f"Ray does not start: {first}") from error
         self._started = True
 
     def _collect(
@@ -168,6 +173,33 @@ def _stopped(going: Path) -> Callable[[], bool]:
         return stop
 
     return _look
+
+
+@contextmanager
+def _same_sigterm() -> Iterator[None]:
+    """Put back the handler of SIGTERM, for which Ray has one of its own: trials are to save."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _check_reachable(address: str) -> None:
+    """Raise at once where nobody listens; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and colon and port.isdigit()):
+        if address != "auto":
+            raise CtxbenchError(f"--address {address!r} is no HOST:PORT of a Ray cluster.")
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_REACH_S).close()
+    except OSError as error:
+        raise CtxbenchError(
+            f"No Ray cluster answers at {address}: {error.strerror or error}. `ray status` on its "
+            f"head shows the address."
+        ) from None
 
 
 def _gpus(ray: ModuleType, device: str) -> int:

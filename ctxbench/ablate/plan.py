@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ctxbench.ablate.costs import costs_of
+from ctxbench.ablate.costs import answers_of, costs_of
 from ctxbench.ablate.experiment import Experiment, ExperimentError, Published, Variant, with_option
 from ctxbench.ablate.identity import beyond_defaults, trial_id
 from ctxbench.ablate.rows import ExperimentRow
@@ -19,7 +19,7 @@ from ctxbench.data import augment, batches
 from ctxbench.data import resolve as resolve_data
 from ctxbench.data._spec import Data
 from ctxbench.data.batches import Reading
-from ctxbench.errors import DataError, SpecError
+from ctxbench.errors import CountingError, DataError, SpecError, UnknownNameError
 from ctxbench.models import MODELS, resolve
 from ctxbench.models.replace import split_replacement
 from ctxbench.spec import options_of, split_spec
@@ -61,19 +61,16 @@ def plan(experiment: Experiment, *, download: bool = False, absent: bool = False
 
 
 def _planned(experiment: Experiment, variant: Variant, download: bool, absent: bool) -> Planned:
-    source = resolve_data(variant.data, download=download)
     try:
-        data = load(variant.data, download)
-    except DataError:
-        if not absent:
-            raise
-        data = None
-    try:
+        source = resolve_data(variant.data, download=download)
+        data = _found(variant.data, download, absent)
         model = bound(variant.model, data)
         params, macs = costs_of(model, data.image_shape if data else None)
-    except SpecError as error:
-        labels = ", ".join(f"{axis} {label}" for axis, label in variant.labels.items())
-        raise ExperimentError(f"{experiment.name}, {labels}: {error}") from None
+        if data and answers_of(model, data.image_shape) < data.classes:
+            raise SpecError(f"{model} has fewer classes than its data, which have {data.classes}.")
+    except (SpecError, UnknownNameError, CountingError) as error:
+        labels = [f"{axis} {label}" for axis, label in variant.labels.items()]
+        raise ExperimentError(f"{', '.join([experiment.name, *labels])}: {error}") from None
     trials = [
         Trial(
             trial_id(model, source, variant.recipe, variant.augmentation, seed),
@@ -87,6 +84,15 @@ def _planned(experiment: Experiment, variant: Variant, download: bool, absent: b
     ]
     classes = data.classes if data else None
     return Planned(variant, model, tuple(trials), classes, params, macs)
+
+
+def _found(spec: str, download: bool, absent: bool) -> Data | None:
+    try:
+        return load(spec, download)
+    except DataError:
+        if not absent:
+            raise
+        return None
 
 
 @cache

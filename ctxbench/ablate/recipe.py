@@ -1,7 +1,6 @@
 """How a network is trained: every field is a key of `[recipe]` in an experiment file."""
 
 from dataclasses import dataclass
-from math import cos, pi
 from typing import Literal
 
 
@@ -58,6 +57,8 @@ class Recipe:
             raise ValueError("schedule=step counts epochs, not minutes. Use schedule=cosine.")
         if self.schedule != "step" and self.milestones:
             raise ValueError(f"milestones need schedule=step; this is schedule={self.schedule}.")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov=true needs momentum; this is momentum=0.")
         if self.warmup_epochs > self.epochs and self.minutes is None:
             raise ValueError(
                 f"warmup_epochs={self.warmup_epochs:g} is longer than epochs={self.epochs}."
@@ -67,21 +68,6 @@ class Recipe:
     def all_epochs(self) -> int:
         """How many epochs there are, the cool-down included."""
         return self.epochs + self.cooldown_epochs
-
-    def lr_at(self, epoch: float, done: float) -> float:
-        """Return the learning rate `epoch` epochs in, when the share `done` of the budget is."""
-        if epoch < self.warmup_epochs:
-            return self.warmup_lr + (self.lr - self.warmup_lr) * epoch / self.warmup_epochs
-        if self.schedule == "step":
-            passed = sum(epoch >= milestone for milestone in self.milestones)
-            return max(self.lr * self.decay**passed, self.min_lr)
-        if self.schedule == "constant":
-            return self.lr
-        return self.min_lr + (self.lr - self.min_lr) * _cosine(min(done, 1.0))
-
-
-def _cosine(done: float) -> float:
-    return (1 + cos(pi * done)) / 2
 
 
 _MANY = 10**6

@@ -4,6 +4,7 @@ Together with the recipe, the network and the data this is all that a result dep
 trial is saved, resumed or shared out is elsewhere.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -242,5 +243,14 @@ def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
 
 def step_lr(recipe: Recipe, epoch: float, seconds: float) -> float:
     """Return the learning rate of a step, `epoch` epochs and `seconds` of training in."""
-    budget = recipe.minutes and 60 * recipe.minutes
-    return recipe.lr_at(epoch, seconds / budget if budget else epoch / recipe.epochs)
+    if epoch < recipe.warmup_epochs:
+        rise = epoch / recipe.warmup_epochs
+        return recipe.warmup_lr + (recipe.lr - recipe.warmup_lr) * rise
+    if recipe.schedule == "step":
+        passed = sum(epoch >= milestone for milestone in recipe.milestones)
+        return max(recipe.lr * recipe.decay**passed, recipe.min_lr)
+    if recipe.schedule == "constant":
+        return recipe.lr
+    done = seconds / 60 / recipe.minutes if recipe.minutes else epoch / recipe.epochs
+    share = (1 + math.cos(math.pi * min(done, 1.0))) / 2
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) * share
