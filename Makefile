@@ -5,13 +5,14 @@ README ?= --readme README.md
 BIN := .venv/bin
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt
 
-.PHONY: report test format latency benchmark clean
+.PHONY: report test format latency ablations benchmark clean
 
-# every claim, every cost, every table and figure, and the tables of the README
+# every claim, every cost, a small ablation, every table and figure, and the tables of the README
 report: .venv/run
 	$(BIN)/ctxbench claims --out $(OUT) > /dev/null
 	$(BIN)/ctxbench flops coresnet50 --against resnet50 --per-layer --out $(OUT) > /dev/null
 	$(BIN)/ctxbench flops '*' --cross-check --out $(OUT) > /dev/null
+	$(BIN)/ctxbench ablate experiments/quick.toml --jobs 2 --out $(OUT) > /dev/null
 	$(BIN)/ctxbench report --out $(OUT) $(README)
 
 test: .venv/test
@@ -27,6 +28,12 @@ format: .venv/test
 # what the four systems cost in time and memory, on a GPU or else on the CPU; about 30 minutes there
 latency: .venv/run
 	benchmarks/on_gpu.sh --minutes 60 --out $(OUT)
+
+# the ablations whose results are committed; an hour and a quarter on two cores
+ablations: .venv/run
+	for name in coconv_levels context_distance context_parts prior_sizes systems; do \
+	  $(BIN)/ctxbench ablate experiments/$$name.toml --jobs 2 --out $(OUT) || exit $$?; \
+	done
 
 # speed and memory on one thread: of counting beside other counters, about 20 minutes; of the
 # operators beside the obvious formulation, about 5 minutes

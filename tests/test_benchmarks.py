@@ -1,4 +1,4 @@
-"""The benchmark of the operators runs, and compares only what computes the same."""
+"""The benchmarks run, and compare only what computes the same."""
 
 import json
 import os
@@ -84,3 +84,25 @@ def test_two_clocks_are_compared(tmp_path):
     program = [sys.executable, BENCHMARKS / "timers.py"]
     (row,) = _rows(program, *words, kind="timers", out=tmp_path)
     assert row["ratio"] == pytest.approx(1, abs=0.5)
+
+
+def test_our_training_and_a_bare_loop_end_with_the_same_weights(tmp_path):
+    words = ("--part", "steps", "--small", "--models", "coresnet_tiny", "--runs", "3")
+    program = [sys.executable, BENCHMARKS / "training.py"]
+    (row,) = _rows(program, *words, "--launches", "2", kind="training", out=tmp_path)
+    assert row["weights_difference"] == 0
+    assert [len(launch) for key in ("ours_s", "bare_s") for launch in row[key]] == [3] * 4
+    assert row["speed_low"] <= row["speed_ratio"] <= row["speed_high"]
+    assert row["speed_ratio"] == pytest.approx(row["ours_images_s"] / row["bare_images_s"], rel=0.5)
+
+
+def test_an_experiment_is_timed_with_one_trial_at_a_time_and_with_two(tmp_path):
+    words = ("--part", "jobs", "--small", "--turns", "1")
+    program = [sys.executable, BENCHMARKS / "training.py"]
+    (row,) = _rows(program, *words, kind="training", out=tmp_path)
+    (alone,), (together,) = row["alone"], row["together"]
+    assert row["speedup"] == pytest.approx(alone["wall_s"] / together["wall_s"])
+    assert len(alone["training_s"]) == len(together["training_s"]) == row["trials"] == 2
+    # the parts are the whole, but for the end of the command
+    parts = [*alone["training_s"], *alone["besides_s"], alone["first_s"]]
+    assert 0 < sum(parts) < alone["wall_s"]

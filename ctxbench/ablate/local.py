@@ -17,6 +17,7 @@ from types import ModuleType
 
 from ctxbench.ablate.stopping import Stopping
 from ctxbench.ablate.work import Result, Task, attend, record_lost
+from ctxbench.latency.machine import keep_freed_memory
 
 # read once by a server, of which the process of a trial is then a copy: it begins at once
 _PRELOADED = ["torch", "torchvision.transforms.v2", "ctxbench.ablate.local"]
@@ -161,6 +162,7 @@ def _child(task: Task, slot: int, parent: Connection) -> None:
     os.dup2(2, 1)  # standard output is for data
     threading.Thread(target=_listen, args=(parent, stop), daemon=True).start()
     _choose_gpu(task.run.device, slot)
+    keep_freed_memory()  # or each step is given fresh pages, and spends a tenth of its time on them
     result = attend(task, stop.is_set)
     try:
         parent.send(result)

@@ -4,11 +4,12 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -39,13 +40,17 @@ class RayEngine:
         self._address, self._jobs = address, jobs
         self._started = False
         self._ray = _import_ray()
+        self._stdout = redirect_stdout(sys.stderr)
 
     def __enter__(self) -> "RayEngine":
+        self._stdout.__enter__()  # for data: Ray prints there what becomes of its workers
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         if self._started:
             self._ray.shutdown()
+            self._started = False
+        self._stdout.__exit__(*error)
 
     def run(self, tasks: Iterable[Task], stopping: Stopping) -> Iterator[Result]:
         """Yield the result of each task as it comes."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ctxbench.ablate import distributed
+from ctxbench.ablate.device import device_of
 from ctxbench.ablate.rows import TrialRow
 from ctxbench.ablate.stopping import Stopping
 from ctxbench.ablate.train import (
@@ -15,7 +16,6 @@ from ctxbench.ablate.train import (
     Run,
     Trial,
     TrialError,
-    device_of,
 )
 from ctxbench.ablate.work import Result, Task, Train, attend
 from ctxbench.errors import CtxbenchError, SpecError

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from ctxbench.ablate.costs import answers_of, costs_of
+from ctxbench.ablate.device import device_of
 from ctxbench.ablate.experiment import Experiment, ExperimentError, Published, Variant, with_option
 from ctxbench.ablate.identity import beyond_defaults, trial_id
 from ctxbench.ablate.rows import ExperimentRow
 from ctxbench.ablate.step import Stepper, set_seed
-from ctxbench.ablate.train import Run, Trial, device_of
+from ctxbench.ablate.train import Run, Trial
 from ctxbench.claims import load_claims
 from ctxbench.data import augment, batches
 from ctxbench.data import resolve as resolve_data
@@ -64,11 +65,13 @@ def _planned(experiment: Experiment, variant: Variant, download: bool, absent: b
     try:
         source = resolve_data(variant.data, download=download)
         data = _found(variant.data, download, absent)
+        if data:
+            batches.steps(data.train, variant.recipe.batch)  # or each trial would say so
         model = bound(variant.model, data)
         params, macs = costs_of(model, data.image_shape if data else None)
         if data and answers_of(model, data.image_shape) < data.classes:
             raise SpecError(f"{model} has fewer classes than its data, which have {data.classes}.")
-    except (SpecError, UnknownNameError, CountingError) as error:
+    except (SpecError, UnknownNameError, CountingError, DataError) as error:
         labels = [f"{axis} {label}" for axis, label in variant.labels.items()]
         raise ExperimentError(f"{', '.join([experiment.name, *labels])}: {error}") from None
     trials = [

@@ -1,10 +1,14 @@
 """What an ablation leaves behind: a row a trial, and a row that says what was compared."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-TRIALS, EXPERIMENTS = "trials", "experiments"
+from ctxbench.records import append_rows, as_row, latest, read_rows
+
+TRIALS, EXPERIMENTS, EXAMPLES = "trials", "experiments", "examples"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +62,12 @@ class ExperimentRow:
     expects: list[Mapping[str, Any]]
     seeds: list[int]
     variants: list[Mapping[str, Any]]
+
+
+def append_if_new(kind: str, record: Any, key: str, *, raw: Path) -> None:
+    """Append a row, unless the last one of the same `key` says the same: commands are run again."""
+    row = json.loads(json.dumps(as_row(record)))
+    known = {before[key]: before for before in latest(read_rows(kind, raw=raw).rows, key)}
+    before = known.get(row[key], {})
+    if row != {name: before.get(name) for name in row}:
+        append_rows(kind, [row], raw=raw)

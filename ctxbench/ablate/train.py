@@ -14,6 +14,7 @@ from torch.utils.data import Subset
 
 from ctxbench.ablate import checkpoint, distributed
 from ctxbench.ablate.costs import costs_of
+from ctxbench.ablate.device import device_of
 from ctxbench.ablate.recipe import Recipe
 from ctxbench.ablate.rows import TrialRow
 from ctxbench.ablate.step import Stepper, Sums, evaluate, set_seed, step_lr, step_seed
@@ -367,22 +368,6 @@ class _Training:
             world=self.world,
             curve=at.curve,
         )
-
-
-def device_of(name: str) -> torch.device:
-    """Return the device of a name; `auto` is the GPU if there is one, each process its own."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise CtxbenchError(f"There is no device {name!r}. Use cpu, cuda or auto.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CtxbenchError(f"There is no device {name!r} here. Use --device cpu.")
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", distributed.world()[2])
-        torch.cuda.set_device(device)
-    return device
 
 
 def probe_of(images: Images, count: int) -> Images:

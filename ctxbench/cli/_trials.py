@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ctxbench.ablate.status import TrialState
 
 _STOPPING = "Stopping: the trials under way finish their step and save. Ctrl-C again ends at once."
+_UNFINISHED = ("running", "waiting")  # a part of each may be done, or the rest be guessed wrong
 _SHOWN = 8  # trials under way
 
 
@@ -35,8 +36,13 @@ def display(
         return
     from ctxbench.ablate.status import Watch, shown
 
+    def tell(event: "Event") -> None:
+        line = _line(event, names)
+        if line:  # markup: brackets of labels and reasons are text
+            bars.console.print(line, highlight=False, markup=False)
+
     with _bars() as bars, shown(Watch(out, list(names)), _Screen(bars, names).update):
-        yield lambda event: bars.console.print(_line(event, names) or None, highlight=False)
+        yield tell
 
 
 def _line(event: "Event", names: Mapping[str, str]) -> str:
@@ -66,11 +72,11 @@ def _bars() -> "Bars":
     )
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[told]}", markup=False),
         console=Console(stderr=True),
         transient=True,
     )
@@ -88,7 +94,11 @@ class _Screen:
         """Move the bars to where the trials are."""
         over = [name for name, found in states.items() if found.state in ("done", "failed")]
         failed = sum(found.state == "failed" for found in states.values())
-        self._bars.update(self._all, completed=len(over), told=f"{failed} failed" if failed else "")
+        parts = [found.progress for found in states.values() if found.state in _UNFINISHED]
+        parted = sum(at.step / at.steps for at in parts if at is not None and at.steps)
+        self._bars.update(
+            self._all, completed=len(over) + parted, told=f"{failed} failed" if failed else ""
+        )
         running = [name for name, found in states.items() if found.state == "running"][:_SHOWN]
         for name in [name for name in self._tasks if name not in running]:
             self._bars.remove_task(self._tasks.pop(name))

@@ -91,17 +91,20 @@ def ablate(
 
     Example: ctxbench ablate experiments/coconv_levels.toml --jobs 2
     """
+    from ctxbench.ablate.device import check_device
     from ctxbench.ablate.distributed import world
+    from ctxbench.ablate.examples import examples
     from ctxbench.ablate.experiment_file import read
     from ctxbench.ablate.plan import plan, row_of
-    from ctxbench.ablate.rows import EXPERIMENTS
+    from ctxbench.ablate.rows import EXAMPLES, EXPERIMENTS, append_if_new
     from ctxbench.ablate.runner import make_engine, run_all
     from ctxbench.ablate.train import Run
     from ctxbench.cli._trials import display
-    from ctxbench.records import append_rows, as_row
 
     run = Run(device, threads, workers, download, strict)
     chosen = make_engine(engine, jobs=jobs, address=address, device=device)
+    if engine == "local":  # a cluster has devices of its own
+        check_device(device)
     experiment = read(file, overrides or ())
     planned = plan(experiment, download=download, absent=dry_run)
     if dry_run:
@@ -111,7 +114,9 @@ def ablate(
         _print_status(planned, out, form)
         return
     if world()[0] == 0:
-        append_rows(EXPERIMENTS, [as_row(row_of(experiment, planned))], raw=out / "raw")
+        append_if_new(EXPERIMENTS, row_of(experiment, planned), "experiment", raw=out / "raw")
+        for data in dict.fromkeys(trial.data for each in planned for trial in each.trials):
+            append_if_new(EXAMPLES, examples(data), "data", raw=out / "raw")
     trials = {trial.id: trial for each in planned for trial in each.trials}
     names = {t.id: f"{p.told()['variant']}, seed {t.seed}" for p in planned for t in p.trials}
     with display(names, out, quiet=quiet or world()[0] > 0) as on_event:
@@ -184,9 +189,10 @@ def _print_results(experiment: "Experiment", out: Path, form: Any, quiet: bool) 
     columns = [key for key in _COLUMNS if form in ("json", "csv") or table[key].notna().any()]
     typer.echo(text(table[columns], form))
     for line in ablation_findings(rows).to_dict("records"):
-        difference = line["difference_interval"] or "no difference yet"
+        found = line["difference_interval"]
+        difference = f"{found} points" if found else "no difference yet"
         note(f"expected: {line['words']}", quiet=quiet)
-        note(f"          {line['verdict']}: {difference} points, n {line['n']}", quiet=quiet)
+        note(f"          {line['verdict']}: {difference}, n {line['n']}", quiet=quiet)
 
 
 def _finish(outcome: "Outcome", names: dict[str, str], file: Path) -> None:

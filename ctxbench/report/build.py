@@ -25,13 +25,15 @@ COMMANDS = {
     "latency_layers": "ctxbench latency coresnet50 --against resnet50 --per-layer",
     "ceilings": "make latency",
     "timers": "python benchmarks/timers.py",
+    "training": "python benchmarks/training.py",
     "experiments": "ctxbench ablate experiments/coconv_levels.toml",
     "trials": "ctxbench ablate experiments/coconv_levels.toml",
+    "examples": "ctxbench ablate experiments/coconv_levels.toml",
 }
 # the tables with files of their own; the others are for a README
 _FILED = (
-    "costs", "claims", "counting", "operators", "latency", "context_cost", "timers", "ablations",
-    "expectations",
+    "costs", "claims", "counting", "operators", "latency", "context_cost", "timers", "training",
+    "training_jobs", "ablations", "expectations",
 )  # fmt: skip
 _FORMATS: tuple[Format, ...] = ("csv", "md")
 _IMAGES = ("png", "svg")

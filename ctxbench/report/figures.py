@@ -12,6 +12,7 @@ from ctxbench.report import (
     _ablation_errors_figure,
     _ablation_scales_figure,
     _claims_figure,
+    _data_examples_figure,
     _latency_figure,
     _layers_figure,
     _parity_figure,
@@ -54,4 +55,5 @@ FIGURES = {
     "ablation_priors": _ablation(
         _ablation_scales_figure.select_priors, _ablation_scales_figure.draw_priors
     ),
+    "data_examples": Picture("examples", _data_examples_figure.select, _data_examples_figure.draw),
 }

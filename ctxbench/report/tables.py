@@ -42,6 +42,14 @@ _CONTEXT_COST = (
 _TIMERS = (
     "model", "batch", "threads", "ours_ms", "torch_ms", "ratio", "ratio_low", "ratio_high",
 )  # fmt: skip
+_TRAINING = (
+    "model", "image_px", "batch", "threads", "ours_images_s", "bare_images_s", "speed_ratio",
+    "speed_low", "speed_high", "beyond_us", "checkpoint_ms", "weights_difference",
+)  # fmt: skip
+_TRAINING_JOBS = (
+    "model", "trials", "jobs", "threads", "alone_s", "together_s", "speedup", "speedup_low",
+    "speedup_high", "training_s", "training_together_s", "besides_s", "command_s",
+)  # fmt: skip
 # an experiment's numbers stand in the rows of its trials
 _TRIALS = ("trials",)
 _HEADINGS = {
@@ -77,6 +85,25 @@ _HEADINGS = {
     "macs_ratio": "MACs (ratio)",
     "latency_ratio": "latency (ratio [95 %])",
     "peak_mib_ratio": "peak memory (ratio)",
+    "image_px": "image (px)",
+    "ours_images_s": "ours (images/s)",
+    "bare_images_s": "bare PyTorch loop (images/s)",
+    "speed_ratio": "speed of ours (ratio)",
+    "speed_low": "low (95 %)",
+    "speed_high": "high (95 %)",
+    "beyond_us": "a step of ours takes more (us)",
+    "checkpoint_ms": "a checkpoint (ms)",
+    "weights_difference": "weights apart in the end",
+    "jobs": "at a time",
+    "alone_s": "one after the other (s)",
+    "together_s": "at a time (s)",
+    "speedup": "faster by (ratio)",
+    "speedup_low": "low (95 %)",
+    "speedup_high": "high (95 %)",
+    "training_s": "training of one alone (s)",
+    "training_together_s": "beside others (s)",
+    "besides_s": "a trial besides its training (s)",
+    "command_s": "start of the command (s)",
     "top1_error": "top-1 error (%)",
     "top1_low": "low (95 %)",
     "top1_high": "high (95 %)",
@@ -174,6 +201,18 @@ def timers(rows: Iterable[Row]) -> DataFrame:
     return _frame(latest(rows, *_TIMERS[:3]), _TIMERS)
 
 
+def training(rows: Iterable[Row]) -> DataFrame:
+    """Put our training beside a bare loop over the same network, which ends with equal weights."""
+    steps = [row for row in rows if row.get("part") == "steps"]
+    return _frame(latest(steps, *_TRAINING[:4]), _TRAINING)
+
+
+def training_jobs(rows: Iterable[Row]) -> DataFrame:
+    """Put the time of an experiment with several trials at a time beside that with one."""
+    jobs = [row for row in rows if row.get("part") == "jobs"]
+    return _frame(latest(jobs, *_TRAINING_JOBS[:4]), _TRAINING_JOBS)
+
+
 def verdicts(rows: Iterable[Row]) -> DataFrame:
     """Count the claims of each verdict, by what is claimed."""
     found = latest(rows, *CLAIM)
@@ -210,6 +249,8 @@ TABLES = {
     "context_cost": Table("latency", context_cost),
     "context_time": Table("latency", context_time),
     "timers": Table("timers", timers),
+    "training": Table("training", training),
+    "training_jobs": Table("training", training_jobs),
     "ablations": Table("experiments", ablations.ablations, _TRIALS),
     "expectations": Table("experiments", ablations.judge, _TRIALS),
     "ablation_findings": Table("experiments", ablations.ablation_findings, _TRIALS),

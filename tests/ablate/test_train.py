@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from ctxbench.ablate import checkpoint
-from ctxbench.ablate.train import InterruptedTrial, device_of, train
+from ctxbench.ablate.device import device_of
+from ctxbench.ablate.train import InterruptedTrial, train
 from ctxbench.data.augment import Augmentation
 from ctxbench.errors import CtxbenchError, RecordsError
 from tests.ablate.tiny import DATA, NET, folder_state, images, net, run, trial

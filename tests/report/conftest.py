@@ -3,8 +3,9 @@ import json
 import pytest
 
 from tests.report.ablation_rows import SMALL, SMALL_TRIALS
+from tests.report.example_rows import EXAMPLES
 from tests.report.latency_rows import CEILINGS, LATENCY, LAYER_TIMES
-from tests.report.rows import CLAIMS, COSTS, LAYERS, OPERATORS, STAMP
+from tests.report.rows import CLAIMS, COSTS, LAYERS, OPERATORS, STAMP, TRAINING
 
 
 @pytest.fixture
@@ -25,6 +26,7 @@ def raw(tmp_path, save_rows):
     kinds = {"claims": CLAIMS, "costs": COSTS, "layers": LAYERS, "operators": OPERATORS}
     kinds |= {"latency": LATENCY, "latency_layers": LAYER_TIMES, "ceilings": CEILINGS}
     kinds |= {"timers": [{"model": "plain", "batch": 1, "threads": 2, "ratio": 1.0}]}
+    kinds |= {"training": TRAINING, "examples": EXAMPLES}
     kinds |= {"experiments": [SMALL], "trials": SMALL_TRIALS}
     for kind, rows in kinds.items():
         save_rows(tmp_path / "raw", kind, rows)

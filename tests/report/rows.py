@@ -69,3 +69,17 @@ COUNTING = [
     {"model": "plain", "counter": "ours", "median_s": 0.5, "macs": 12345678901, "runs": 5},
     {"model": "plain", "counter": "theirs", "median_s": 0.7, "macs": None, "all_s": [0.7, 0.8]},
 ]
+TRAINING = [
+    {
+        "part": "steps", "model": "plain", "image_px": 32, "batch": 64, "threads": 1,
+        "ours_images_s": 990.0, "bare_images_s": 1000.0, "speed_ratio": 0.99, "speed_low": 0.98,
+        "speed_high": 1.0, "beyond_us": 650.0, "checkpoint_ms": 5.0, "weights_difference": 0.0,
+        "ours_s": [[1.0]], "bare_s": [[0.99]],
+    },
+    {
+        "part": "jobs", "model": "plain", "trials": 4, "jobs": 2, "threads": 1, "alone_s": 40.0,
+        "together_s": 21.0, "speedup": 1.9, "speedup_low": 1.8, "speedup_high": 2.0,
+        "training_s": 9.0, "training_together_s": 9.5, "besides_s": 0.7, "command_s": 1.2,
+        "alone": [], "together": [],
+    },
+]  # fmt: skip

@@ -15,7 +15,9 @@ MADE = [
     "tables/costs.csv", "tables/costs.md", "tables/claims.csv", "tables/claims.md",
     "tables/operators.csv", "tables/operators.md", "tables/latency.csv", "tables/latency.md",
     "tables/context_cost.csv", "tables/context_cost.md",
-    "tables/timers.csv", "tables/timers.md", "tables/ablations.csv", "tables/ablations.md",
+    "tables/timers.csv", "tables/timers.md", "tables/training.csv", "tables/training.md",
+    "tables/training_jobs.csv", "tables/training_jobs.md",
+    "tables/ablations.csv", "tables/ablations.md",
     "tables/expectations.csv", "tables/expectations.md",
     "figures/claims.png", "figures/claims.svg", "figures/parity.png", "figures/parity.svg",
     "figures/latency.png", "figures/latency.svg", "figures/roofline.png", "figures/roofline.svg",
@@ -24,6 +26,7 @@ MADE = [
     "figures/ablation_curves.png", "figures/ablation_curves.svg",
     "figures/ablation_distance.png", "figures/ablation_distance.svg",
     "figures/ablation_priors.png", "figures/ablation_priors.svg",
+    "figures/data_examples.png", "figures/data_examples.svg",
 ]  # fmt: skip
 
 
@@ -121,10 +124,10 @@ def test_a_torn_line_is_noted_and_left_out(raw, tmp_path, save_rows):
 
 
 def test_files_that_are_not_shown_are_counted_and_named(raw, tmp_path, save_rows):
-    save_rows(raw, "training", [{"model": "plain"}])
+    save_rows(raw, "trained", [{"model": "plain"}])
     (raw / "notes.txt").touch()
     report = build_report(raw, tmp_path / "out")
-    assert any("2 of its files are not shown: notes.txt, training.jsonl" in n for n in report.notes)
+    assert any("2 of its files are not shown: notes.txt, trained.jsonl" in n for n in report.notes)
 
 
 def test_no_rows_at_all_is_an_error_that_names_the_commands(tmp_path):

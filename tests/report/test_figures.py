@@ -6,6 +6,7 @@ import pytest
 from ctxbench.report.figures import FIGURES, save
 from tests.report.ablation_rows import ALL
 from tests.report.drawn import draw, points, texts, written
+from tests.report.example_rows import EXAMPLES
 from tests.report.latency_rows import LATENCY, LAYER_TIMES
 from tests.report.rows import CLAIMS, LAYERS, counted, layer
 
@@ -13,7 +14,7 @@ EVERY = [
     ("claims", CLAIMS), ("parity", LAYERS), ("latency", LATENCY), ("roofline", LATENCY),
     ("layers", LAYER_TIMES), *((f"ablation_{name}", ALL) for name in (
         "errors", "curves", "distance", "priors",
-    )),
+    )), ("data_examples", EXAMPLES),
 ]  # fmt: skip
 
 

@@ -11,9 +11,11 @@ from ctxbench.report.tables import (
     headline,
     operators,
     text,
+    training,
+    training_jobs,
     verdicts,
 )
-from tests.report.rows import CLAIMS, COSTS, COUNTING, OPERATORS, cost, counted
+from tests.report.rows import CLAIMS, COSTS, COUNTING, OPERATORS, TRAINING, cost, counted
 
 
 def read_csv(frame):
@@ -43,6 +45,20 @@ def test_the_latest_time_of_each_counter_wins():
 def test_the_latest_time_of_each_form_and_task_wins():
     table = operators([*OPERATORS, {**OPERATORS[0], "median_ms": 0.25}])
     assert table["median_ms"].tolist() == [0.25, 2.5, 2.5, 2.5]
+
+
+def test_our_step_and_trials_at_a_time_have_a_table_each():
+    assert training(TRAINING)["ours_images_s"].tolist() == [990.0]
+    assert training_jobs(TRAINING)["together_s"].tolist() == [21.0]
+
+
+def test_the_latest_training_of_each_network_and_size_wins():
+    steps, jobs = TRAINING
+    other = {**steps, "threads": 2}
+    table = training([*TRAINING, other, {**steps, "speed_ratio": 0.5}])
+    assert table["speed_ratio"].tolist() == [0.5, 0.99]
+    table = training_jobs([*TRAINING, {**jobs, "jobs": 4}, {**jobs, "speedup": 1.5}])
+    assert table["speedup"].tolist() == [1.5, 1.9]
 
 
 def test_integers_stay_exact_beside_empty_cells():
