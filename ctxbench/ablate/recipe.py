@@ -57,8 +57,8 @@ class Recipe:
             raise ValueError("schedule=step counts epochs, not minutes. Use schedule=cosine.")
         if self.schedule != "step" and self.milestones:
             raise ValueError(f"milestones need schedule=step; this is schedule={self.schedule}.")
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov=true needs momentum; this is momentum=0.")
+        if self.nesterov and (self.optimiser != "sgd" or not self.momentum):
+            raise ValueError("nesterov=true needs optimiser=sgd with momentum.")
         if self.warmup_epochs > self.epochs and self.minutes is None:
             raise ValueError(
                 f"warmup_epochs={self.warmup_epochs:g} is longer than epochs={self.epochs}."

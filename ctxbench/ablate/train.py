@@ -30,6 +30,7 @@ from ctxbench.models import resolve as resolve_network
 _MIB = 2**20
 _TELL_S = 0.5
 _PROBED = 1000  # training images, at most, that the training error is taken on
+_CALMER = "Lower lr, clip the gradient, or use amp=none."
 _EVALUATED = 256  # images at once, at least
 
 
@@ -280,7 +281,7 @@ class _Training:
         )
         sums = Sums(distributed.sum_over_ranks(sums.values))
         if not math.isfinite(sums.loss):
-            raise TrialError(f"{self._where()}: the loss of the evaluation is {sums.loss}.")
+            raise TrialError(f"{self._where()}: the loss in evaluation is {sums.loss}. {_CALMER}")
         return sums
 
     def _noting(self, loader: Iterator[Batch]) -> Iterator[Batch]:
@@ -295,10 +296,7 @@ class _Training:
         self.losses = distributed.sum_over_ranks(self.losses) / self.world
         self.at.losses = float(self.losses)
         if not math.isfinite(self.at.losses):
-            raise TrialError(
-                f"{self._where()}: the loss is {self.at.losses}. Lower lr={self.recipe.lr:g}, clip "
-                f"the gradient, or use amp=none."
-            )
+            raise TrialError(f"{self._where()}: the loss is {self.at.losses}. {_CALMER}")
 
     def _where(self) -> str:
         return f"epoch {self.at.epoch + 1}, step {self.at.step} of {self.steps}"

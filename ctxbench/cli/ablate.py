@@ -107,6 +107,7 @@ def ablate(
         check_device(device)
     experiment = read(file, overrides or ())
     planned = plan(experiment, download=download, absent=dry_run)
+    row = row_of(experiment, planned)
     if dry_run:
         _print_plan(planned, run, form, quiet)
         return
@@ -114,7 +115,7 @@ def ablate(
         _print_status(planned, out, form)
         return
     if world()[0] == 0:
-        append_if_new(EXPERIMENTS, row_of(experiment, planned), "experiment", raw=out / "raw")
+        append_if_new(EXPERIMENTS, row, "experiment", raw=out / "raw")
         for data in dict.fromkeys(trial.data for each in planned for trial in each.trials):
             append_if_new(EXAMPLES, examples(data), "data", raw=out / "raw")
     trials = {trial.id: trial for each in planned for trial in each.trials}
