@@ -25,7 +25,7 @@ from ctxbench.report._ablation_lines import (
     room_for_text,
     size_axes,
 )
-from ctxbench.report._ablation_statistics import estimate
+from ctxbench.report._ablation_statistics import estimate_error
 from ctxbench.report._style import WIDTH_IN, style
 from ctxbench.report.studies import OK, Study, studies
 from ctxbench.report.timings import wrap
@@ -86,7 +86,7 @@ def _lines(study: Study) -> list[Row]:
             "line": numbers[variant] if own else place,
             "images": images,
             "epoch": epoch,
-            **estimate(curve[epoch][images] for curve in curves[variant])._asdict(),
+            **estimate_error(curve[epoch][images] for curve in curves[variant])._asdict(),
             "chance": study.chance(variant),
             "shown": shown if len(kept) < len(study.names) else "",
         }
@@ -155,7 +155,9 @@ def _draw_panel(axis: Any, panel: DataFrame) -> None:
         axis.plot(line["epoch"], line["mean"].astype("float64"), color=ink, linewidth=1.2,
                   label=label, zorder=3, **few)  # fmt: skip
     draw_chance(axis.axhline, known(panel["chance"].iloc[0]))
-    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axis.xaxis.set_major_locator(
+        MaxNLocator(6, integer=panel["epoch"].max() > 2, steps=[1, 2, 2.5, 5, 10])
+    )
 
 
 def _title(panel: DataFrame, low: float, high: float) -> str:

@@ -19,7 +19,7 @@ from ctxbench.report._ablation_lines import (
     reach,
     room_for_text,
 )
-from ctxbench.report._ablation_statistics import estimate
+from ctxbench.report._ablation_statistics import estimate_error
 from ctxbench.report._style import BLACK, GREY, WIDTH_IN, style, write_column
 from ctxbench.report.ablations import points, published_error
 from ctxbench.report.studies import FAILED, OK, Study, studies
@@ -65,7 +65,7 @@ def _lines(study: Study) -> list[Row]:
         return []
     lines = []
     for variant, name in enumerate(study.names):
-        found = estimate(errors[variant])
+        found = estimate_error(errors[variant])
         status = list(study.trials.loc[study.trials["variant"] == variant, "status"])
         published = published_error(study.variants[variant], "top1_error")
         lines.append({

@@ -25,7 +25,7 @@ from ctxbench.report._ablation_lines import (
     room_for_text,
     size_axes,
 )
-from ctxbench.report._ablation_statistics import estimate
+from ctxbench.report._ablation_statistics import estimate_error
 from ctxbench.report._style import GREY, WIDTH_IN, style
 from ctxbench.report.studies import Study, studies
 from ctxbench.report.timings import wrap
@@ -92,7 +92,7 @@ def _lines(study: Study, axis: str, *, sizes: bool) -> list[Row]:
     for place in kept:
         for number in members[place]:
             label = str(study.variants[number]["labels"][axis])
-            found = estimate(errors[number])
+            found = estimate_error(errors[number])
             lines.append({
                 "experiment": study.name, "title": study.row.get("title") or study.name,
                 "axis": axis, "name": names[number], "label": label,

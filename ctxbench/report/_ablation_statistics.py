@@ -42,6 +42,14 @@ def estimate(values: Iterable[float]) -> Estimate:
     return Estimate(len(seen), mean, mean - reach, mean + reach, p)
 
 
+def estimate_error(values: Iterable[float]) -> Estimate:
+    """Estimate a mean error in %, whose interval ends where errors do, at 0 and 100."""
+    found = estimate(values)
+    if found.low is None or found.high is None:
+        return found
+    return found._replace(low=max(found.low, 0.0), high=min(found.high, 100.0))
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Correct p-values for being several, by Holm's step-down method.
 

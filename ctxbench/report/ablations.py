@@ -7,7 +7,7 @@ from typing import Any
 from pandas import DataFrame, Series
 
 from ctxbench.records import Row
-from ctxbench.report._ablation_statistics import LEVEL, Estimate, estimate, holm
+from ctxbench.report._ablation_statistics import LEVEL, Estimate, estimate, estimate_error, holm
 from ctxbench.report.studies import FAILED, MISSING, OK, Study, studies
 
 CONFIRMED, NOT_CONFIRMED = "confirmed", "not confirmed"
@@ -139,8 +139,8 @@ def _variants(study: Study) -> list[Row]:
             "experiment": study.name,
             "variant": name,
             **_counts(study, number),
-            **_columns(estimate(top1[number]), "top1_error", "top1"),
-            **_columns(estimate(top5[number]), "top5_error", "top5"),
+            **_columns(estimate_error(top1[number]), "top1_error", "top1"),
+            **_columns(estimate_error(top5[number]), "top5_error", "top5"),
             "baseline": None if (of := baselines[number]) is None else study.names[of],
             "pairs": found.n if (found := differences[number]) else None,
             **_columns(found or Estimate(0), "difference_points", "difference"),

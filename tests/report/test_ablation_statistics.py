@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 from scipy import stats
 
-from ctxbench.report._ablation_statistics import Estimate, estimate, holm
+from ctxbench.report._ablation_statistics import Estimate, estimate, estimate_error, holm
 
 
 def test_an_interval_by_hand():
@@ -50,6 +50,19 @@ def test_without_spread_nothing_is_claimed(values):
     found = estimate(values)
     assert found.mean == pytest.approx(values[0])
     assert found[2:] == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("errors", "ends"),
+    [([1, 2, 50], (0.0, None)), ([99, 60, 98], (None, 100.0)), ([5], (None,) * 2)],
+)
+def test_the_interval_of_an_error_ends_where_errors_do(errors, ends):
+    found, wide = estimate_error(errors), estimate(errors)
+    assert (found.mean, found.p) == (wide.mean, wide.p)
+    kept = [wide.low, wide.high]
+    assert [found.low, found.high] == [
+        mine if mine is not None else other for mine, other in zip(ends, kept, strict=True)
+    ]
 
 
 def test_what_was_not_measured_does_not_count():
