@@ -38,7 +38,7 @@ CASES = (
     Case("overlock_tiny", image_px=32, batch=64, block=4),
     Case("convnext_nano", image_px=32, batch=64, block=20),
     # the smallest that experiments train: what does not grow with a network shows there
-    Case(MODEL, image_px=24, batch=64, block=20),
+    Case(MODEL, image_px=24, batch=32, block=40),
 )
 SMALL = Experiment(trials=2, images=192)
 _in_process = partial(in_process, preload=("ctxbench.ablate.plan", "torchvision.transforms.v2"))

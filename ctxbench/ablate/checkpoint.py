@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from ctxbench.errors import RecordsError
+from ctxbench.errors import CtxbenchError, RecordsError
 
 CHECKPOINT, WEIGHTS = "checkpoint.pt", "weights.safetensors"
 
@@ -27,7 +27,7 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         first = str(error).partition("\n")[0].partition(". ")[0]
-        raise RecordsError(f"Cannot read {path}: {first}. Remove it to begin anew.") from error
+        raise CtxbenchError(f"Cannot read {path}: {first}. Remove it to begin anew.") from error
     return state
 
 

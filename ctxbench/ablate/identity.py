@@ -15,7 +15,7 @@ from ctxbench import __file__ as _INIT
 from ctxbench.ablate import step
 from ctxbench.ablate.recipe import Recipe
 from ctxbench.data import augment, batches
-from ctxbench.data._spec import DataSource
+from ctxbench.data._spec import Data, DataSource
 from ctxbench.data.augment import Augmentation
 from ctxbench.models import MODELS, replace
 from ctxbench.models.replace import split_replacement
@@ -23,18 +23,27 @@ from ctxbench.ops import LAYERS
 from ctxbench.spec import split_spec
 
 _PACKAGE = Path(_INIT).parent
+# How `train.py` calls what decides, which is not in the hash: raise it when a change there, such as
+# of seeds, gives other weights; a test holds it to the weights of a tiny trial.
+_LOOP = 0
 # the rooms whose code decides a result; the others only look on
 _DECIDING = ("ops", "models", "data")
 
 
 def trial_id(
-    model: str, data: DataSource, recipe: Recipe, augmentation: Augmentation, seed: int
+    model: str,
+    data: DataSource,
+    recipe: Recipe,
+    augmentation: Augmentation,
+    seed: int,
+    contents: str | None = None,
 ) -> str:
     """Return 16 hex digits that change whenever the result of the training may.
 
     In it go the network, the data, what the recipe says beyond its defaults, the seed, and the code
     of the parts that are used: not its comments and docstrings, and not that of other networks.
-    The machine and the versions of libraries stand in the row instead.
+    `contents` stands for what a folder of images holds. The machine and the versions of libraries
+    stand in the row instead.
     """
     told = {
         "model": canonical(model),
@@ -43,8 +52,22 @@ def trial_id(
         "augmentation": beyond_defaults(augmentation),
         "seed": seed,
         "code": code_of(model, data),
+        **({"contents": contents} if contents else {}),
+        **({"loop": _LOOP} if _LOOP else {}),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def contents_of(data: Data) -> str | None:
+    """Return the hash of the names and labels of image files; None for data that are made.
+
+    Their bytes are not read: ImageNet would take minutes.
+    """
+    parts = [getattr(images, "files", None) for images in (data.train, data.validation)]
+    if all(files is None for files in parts):
+        return None
+    named = [[(Path(path).parts[-3:], label) for path, label in files or ()] for files in parts]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
 
 def beyond_defaults(settings: Any) -> dict[str, Any]:
@@ -143,20 +166,23 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def _imports(path: Path) -> list[Path]:
-    """Return the files of the deciding rooms from which a file takes names."""
+    """Return the files of the deciding rooms, or beside it, from which a file takes names."""
     found = []
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found += [_home(node.module, alias.name) for alias in node.names]
+            found += [_home(node.module, alias.name, path) for alias in node.names]
         elif isinstance(node, ast.Import):
-            found += [_home(*alias.name.rpartition(".")[::2]) for alias in node.names]
+            found += [_home(*alias.name.rpartition(".")[::2], path) for alias in node.names]
     return [home for home in found if home is not None]
 
 
-def _home(module: str, name: str) -> Path | None:
-    """Return the file in which a name that is imported from a module of ours is written."""
+def _home(module: str, name: str, importer: Path) -> Path | None:
+    """Return the file in which a name that is imported from a module is written, if it counts."""
     root, *rest = module.split(".")
-    if root != "ctxbench" or not rest or rest[0] not in _DECIDING:
+    if root != "ctxbench":
+        beside = (importer.parent.joinpath(*(module or name).split("."))).with_suffix(".py")
+        return beside if beside.is_file() and _PACKAGE not in beside.parents else None
+    if not rest or rest[0] not in _DECIDING:
         return None
     base = _PACKAGE.joinpath(*rest)
     for path in (base / f"{name}.py", base.with_suffix(".py")):
@@ -165,5 +191,5 @@ def _home(module: str, name: str) -> Path | None:
     passed_on = base / "__init__.py"  # a registry: not all of it, only where the name comes from
     for node in ast.walk(_tree(passed_on)):
         if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
-            return _home(str(node.module), name)
+            return _home(str(node.module), name, importer)
     return passed_on

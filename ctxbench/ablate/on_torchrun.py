@@ -55,11 +55,18 @@ class TorchrunEngine:
                 yield _follow(task, stopping.asked.is_set)
 
 
+class _AloneError(Exception):
+    """What has happened to rank 0 alone, while the others wait for it: the run must end."""
+
+
 def _lead(task: Task, stop: Callable[[], bool]) -> Result:
     """Do a trial as a single process would, and tell the others when to train."""
-    result = attend(replace(task, train=_Leading(task.train)), stop, _pass_on)
-    if result.state == "failed" and _is_own(result.reason):
-        raise CtxbenchError(f"Trial {result.trial} failed: {result.reason}. {_AGAIN}")
+    try:
+        result = attend(replace(task, train=_Leading(task.train)), stop, _pass_on)
+    except _AloneError as error:
+        if error.__cause__ is None or isinstance(error.__cause__, CtxbenchError):
+            raise CtxbenchError(f"Trial {task.trial.id} ended: {error} {_AGAIN}") from error
+        raise
     return distributed.from_rank0(result)
 
 
@@ -94,7 +101,15 @@ class _Leading:
         tell: Callable[[Progress], None],
     ) -> TrialRow:
         distributed.from_rank0(_TRAIN)
-        return self._train(trial, folder, run, stop=stop, tell=tell)
+        try:
+            row = self._train(trial, folder, run, stop=stop, tell=tell)
+        except _SHARED:
+            raise
+        except Exception as error:
+            raise _AloneError(str(error)) from error
+        if _is_own(row.reason):
+            raise _AloneError(f"{row.reason}.")
+        return row
 
 
 _AGAIN = "Run the same command again to go on."

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from ctxbench.ablate import distributed
 from ctxbench.ablate.costs import answers_of, costs_of
 from ctxbench.ablate.device import device_of
 from ctxbench.ablate.experiment import Experiment, ExperimentError, Published, Variant, with_option
-from ctxbench.ablate.identity import beyond_defaults, trial_id
+from ctxbench.ablate.identity import beyond_defaults, contents_of, trial_id
 from ctxbench.ablate.rows import ExperimentRow
 from ctxbench.ablate.step import Stepper, set_seed
 from ctxbench.ablate.train import Run, Trial
@@ -66,7 +67,7 @@ def _planned(experiment: Experiment, variant: Variant, download: bool, absent: b
         source = resolve_data(variant.data, download=download)
         data = _found(variant.data, download, absent)
         if data:
-            batches.steps(data.train, variant.recipe.batch)  # or each trial would say so
+            _check_batch(data, variant.recipe.batch)  # or each trial would say so
         model = bound(variant.model, data)
         params, macs = costs_of(model, data.image_shape if data else None)
         if data and answers_of(model, data.image_shape) < data.classes:
@@ -74,9 +75,10 @@ def _planned(experiment: Experiment, variant: Variant, download: bool, absent: b
     except (SpecError, UnknownNameError, CountingError, DataError) as error:
         labels = [f"{axis} {label}" for axis, label in variant.labels.items()]
         raise ExperimentError(f"{', '.join([experiment.name, *labels])}: {error}") from None
+    contents = contents_of(data) if data else None
     trials = [
         Trial(
-            trial_id(model, source, variant.recipe, variant.augmentation, seed),
+            trial_id(model, source, variant.recipe, variant.augmentation, seed, contents),
             model,
             source.spec,
             variant.recipe,
@@ -87,6 +89,13 @@ def _planned(experiment: Experiment, variant: Variant, download: bool, absent: b
     ]
     classes = data.classes if data else None
     return Planned(variant, model, tuple(trials), classes, params, macs)
+
+
+def _check_batch(data: Data, batch: int) -> None:
+    batches.steps(data.train, batch)
+    processes = distributed.world()[1]
+    if batch % processes:
+        raise DataError(f"recipe.batch={batch} cannot be shared evenly by {processes} processes.")
 
 
 def _found(spec: str, download: bool, absent: bool) -> Data | None:

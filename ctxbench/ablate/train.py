@@ -18,6 +18,7 @@ from ctxbench.ablate.device import device_of
 from ctxbench.ablate.recipe import Recipe
 from ctxbench.ablate.rows import TrialRow
 from ctxbench.ablate.step import Stepper, Sums, evaluate, set_seed, step_lr, step_seed
+from ctxbench.ablate.stopwatch import Stopwatch
 from ctxbench.data import augment, batches, resolve
 from ctxbench.data._spec import Images, TensorImages
 from ctxbench.data.augment import Augmentation
@@ -157,6 +158,8 @@ class _Training:
         self.rank, self.world, _ = distributed.world()
         self.device = device_of(run.device)
         torch.set_num_threads(run.threads)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         self.data = resolve(trial.data, download=run.download).load()
         self.probe = probe_of(self.data.train, min(_PROBED, len(self.data.validation)))
         self.transform = augment.training(self.data, trial.augmentation)
@@ -169,6 +172,7 @@ class _Training:
         set_seed(step_seed(trial.seed, 0, 0, 0))
         self.stepper = self._stepper(resolve_network(trial.model))
         self.at = Position()
+        self.watch = Stopwatch(self.device)
         self.losses = torch.zeros((), dtype=torch.float64, device=self.device)
         self.saved_s = self.told_s = time.monotonic()
         state = checkpoint.load_checkpoint(folder, self.device)
@@ -177,7 +181,7 @@ class _Training:
 
     def finish(self) -> TrialRow:
         """Train to the end and return the row."""
-        while not self.at.over:
+        while not self.at.over or self.at.parts:
             self._train()
             self._look()
         sums = self._evaluate(self.data.validation)
@@ -199,18 +203,16 @@ class _Training:
     def _train(self) -> None:
         """Take the steps up to the next evaluation."""
         at = self.at
-        if self._is_due():  # saved behind its last step
+        if at.over or self._is_due():  # saved behind its last step
             return
         loader = batches.training_batches(
             self.data.train, self.reading, self.transform, self.mix, epoch=at.epoch, start=at.step
         )
         began = time.monotonic()
         for batch in loader:
-            ready = time.monotonic()
-            self._step(batch)
-            now = time.monotonic()
-            at.step_s += now - ready
-            at.seconds += now - began
+            with self.watch.running():
+                self._step(batch)
+            at.seconds += time.monotonic() - began
             if self._must_end() or self._is_due():
                 return
             began = time.monotonic()
@@ -234,13 +236,11 @@ class _Training:
 
     def _must_end(self) -> bool:
         """Between two steps: tell, save, stop if asked to; True when the minutes are over."""
-        now = time.monotonic()
-        minutes = self.recipe.minutes
-        stop, save, over = distributed.any_of(
-            self.stop(),
-            now - self.saved_s >= self.run.checkpoint_s,
-            minutes is not None and self.at.seconds >= 60 * minutes,
-        )
+        now, minutes = time.monotonic(), self.recipe.minutes
+        if minutes is not None:  # the schedule follows them: all processes must have one clock
+            self.at.seconds = distributed.from_rank0(self.at.seconds)
+            self.at.over |= self.at.seconds >= 60 * minutes
+        stop, save = distributed.any_of(self.stop(), now - self.saved_s >= self.run.checkpoint_s)
         if now - self.told_s >= _TELL_S:
             self.told_s = now
             self._tell()
@@ -248,8 +248,7 @@ class _Training:
             self._save()
         if stop:
             raise InterruptedTrial(f"Trial {self.trial.id} has stopped and saved where it is.")
-        self.at.over |= over
-        return over
+        return self.at.over
 
     def _look(self) -> None:
         """Evaluate, and note how it went since the last time."""
@@ -295,6 +294,7 @@ class _Training:
         """Let every process hold the mean of all; a loss that is no number ends the trial."""
         self.losses = distributed.sum_over_ranks(self.losses) / self.world
         self.at.losses = float(self.losses)
+        self.at.step_s += self.watch.take()  # the number above has come: all steps are done
         if not math.isfinite(self.at.losses):
             raise TrialError(f"{self._where()}: the loss is {self.at.losses}. {_CALMER}")
 
@@ -306,6 +306,8 @@ class _Training:
         minutes = self.recipe.minutes is not None
         if self.world == 1:
             self._share_losses()
+        else:
+            at.losses = float(self.losses)  # of this process: the others are not asked now
         self.tell(
             Progress(
                 epoch=at.epoch,
@@ -320,21 +322,34 @@ class _Training:
 
     def _save(self) -> None:
         self._share_losses()
-        self.at.broken = sorted(
-            {path for found in distributed.from_all(self.at.broken) for path in found}
-        )
+        self._share_broken()
         if self.rank == 0:
-            state = {"position": asdict(self.at), "stepper": self.stepper.state()}
+            state = {
+                "world": self.world,
+                "position": asdict(self.at),
+                "stepper": self.stepper.state(),
+            }
             checkpoint.save_checkpoint(self.folder, state)
         self.saved_s = time.monotonic()
 
+    def _share_broken(self) -> None:
+        """Let every process know of the broken images that any has met."""
+        found = distributed.from_all(self.at.broken)
+        self.at.broken = sorted({path for paths in found for path in paths})
+
     def _take_up(self, state: dict[str, Any]) -> None:
+        if state["world"] != self.world:
+            raise CtxbenchError(
+                f"Trial {self.trial.id} was begun by {state['world']} processes and cannot go on "
+                f"with {self.world}. Start as many, or remove {self.folder}."
+            )
         self.at = Position(**state["position"])
         self.at.resumed += 1
         self.losses.fill_(self.at.losses)
         self.stepper.load(state["stepper"])
 
     def _row(self, sums: Sums) -> TrialRow:
+        self._share_broken()
         at, model = self.at, self.stepper.evaluated
         weights = b""
         if self.rank == 0:

@@ -40,8 +40,8 @@ def judge(rows: Iterable[Row]) -> DataFrame:
 
     An axis that `better` or `than` does not name is averaged over, seed by seed, and only seeds
     that all variants of both have count. Confirmed: p, corrected over the experiment's
-    expectations, is below 0.05, and the mean improvement is no smaller than `at_least`. Not
-    confirmed: p is, the other way round; or an improvement of `at_least` (if any is named) lies
+    expectations, is below 0.05, for an improvement that may be as large as `at_least`, the least
+    that matters. Not confirmed: p is, the other way round; or an improvement of `at_least` lies
     outside the interval. `against` says which. All else is inconclusive, one seed and seeds that
     are all equal too.
     """
@@ -53,6 +53,7 @@ def ablation_findings(rows: Iterable[Row]) -> DataFrame:
     lines = [
         {
             **line,
+            "words": _told(line),
             "verdict": ": ".join(filter(None, (line["verdict"], line["against"]))),
             "difference_interval": _gap(line),
         }
@@ -75,6 +76,13 @@ def ablation_errors(rows: Iterable[Row]) -> DataFrame:
         for line in _compared(rows)
     ]
     return _frame(lines, _ERRORS)
+
+
+def _told(line: Row) -> str:
+    """Say what was expected, and how much of it would matter."""
+    return (
+        f"{line['words']} (by {line['at_least']:g} points)" if line["at_least"] else line["words"]
+    )
 
 
 def points(
@@ -197,9 +205,10 @@ def _judged(difference: Estimate, p: float | None, at_least: float) -> Row:
         return {"verdict": NOT_CONFIRMED, "against": against}
     if at_least > 0 and low > -at_least:
         against = f"an improvement of {at_least:g} points is outside the interval"
+        if p < LEVEL:
+            against = f"better, but by less than {at_least:g} points"
         return {"verdict": NOT_CONFIRMED, "against": against}
-    reached = p < LEVEL and mean <= -at_least
-    return {"verdict": CONFIRMED if reached else INCONCLUSIVE, "against": None}
+    return {"verdict": CONFIRMED if p < LEVEL else INCONCLUSIVE, "against": None}
 
 
 def _seeds(study: Study, expectation: Row, difference: Estimate) -> str:

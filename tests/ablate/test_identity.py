@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,3 +112,28 @@ def test_the_users_own_files_count(tmp_path):
     code = identity.code_of(same_name[0], resolve(same_name[1]))
     assert code != identity.code_of(NET, resolve(DATA))
     assert first == name_of(NET, DATA)
+
+
+def test_what_a_folder_of_images_holds_counts(tmp_path):
+    def data(files):
+        return SimpleNamespace(train=SimpleNamespace(files=files), validation=object())
+
+    first = identity.contents_of(data([("/a/train/cat/1.png", 0)]))
+    assert first == identity.contents_of(data([("/b/train/cat/1.png", 0)]))
+    assert first != identity.contents_of(data([("/a/train/cat/2.png", 0)]))
+    assert identity.contents_of(resolve("digits").load()) is None
+    source = resolve("digits")
+    ids = {
+        identity.trial_id("resnet_tiny", source, Recipe(), Augmentation(), 0, contents)
+        for contents in (None, "a", "b")
+    }
+    assert len(ids) == 3
+
+
+def test_a_file_beside_the_users_own_counts(tmp_path):
+    (tmp_path / "beside.py").write_text("WIDTH = 4\n")
+    (tmp_path / "mine.py").write_text("from beside import WIDTH\n")
+    assert identity.closure([tmp_path / "mine.py"]) == {
+        tmp_path / "mine.py",
+        tmp_path / "beside.py",
+    }

@@ -13,7 +13,7 @@ from tests.ablate.tiny import in_a_process, run, trial
 
 EXACT = (
     "trial", "top1_error", "top5_error", "loss", "train_loss", "train_top1_error", "epochs",
-    "steps", "params", "macs", "weights", "curve",
+    "steps", "params", "macs", "weights", "curve", "broken_images",
 )  # fmt: skip
 
 

@@ -4,11 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from ctxbench.ablate.checkpoint import WEIGHTS
 from ctxbench.ablate.folder import folder_of, is_held
+from tests.ablate.tiny import images, net
 from tests.ablate.training import rows, steps, trial, until
 
 LONG = "fake:steps=1000:ms=5"
@@ -95,3 +100,70 @@ def test_a_rank_that_dies_ends_the_run_and_it_goes_on_when_started_again(torchru
     assert again.returncode == 0, err
     assert sorted(set(steps(out, trial(model)))) == list(range(1, 101))
     assert [row["status"] for row in rows(out)] == ["ok"]
+
+
+EXPERIMENT = """
+data = "{tiny}:images:validation=39"
+[recipe]
+epochs = {epochs}
+batch = 16
+lr = 0.05
+ema = 0.9
+[grid]
+model = ["{tiny}:net", "{tiny}:net:width=3"]
+"""
+
+
+def _ablate(folder, *, processes, epochs=3):
+    """Run the command as a user does; return what is to be waited for."""
+    (folder / "tiny.toml").write_text(
+        EXPERIMENT.format(tiny=ROOT / "tests/ablate/tiny.py", epochs=epochs)
+    )
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = ["-m", "ctxbench", "ablate", folder / "tiny.toml", "--out", folder, "--device", "cpu"]
+    return subprocess.Popen(
+        [sys.executable, *launch, *command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_train_one_network(tmp_path):
+    """The row tells the error of the weights that are kept, over all images, each once."""
+    process = _ablate(tmp_path, processes=2)
+    told, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert told.count("width=3") == 1  # one process prints
+    for row in rows(tmp_path):
+        assert (row["status"], row["world"], row["steps"]) == ("ok", 2, 12)
+        model = net(width=3 if "width=3" in row["model"] else 4).eval()
+        model.load_state_dict(load_file(folder_of(tmp_path, row["trial"]) / WEIGHTS))
+        data = images(validation=39)
+        x = (data.validation.images / 255 - data.mean[0]) / data.std[0]
+        with torch.no_grad():
+            logits = model(x)
+        wrong = (logits.argmax(1) != data.validation.labels).float().mean().item()
+        assert row["top1_error"] == pytest.approx(100 * wrong)
+        loss = torch.nn.functional.cross_entropy(logits, data.validation.labels).item()
+        assert row["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_two_processes_that_are_stopped_go_on_bit_by_bit(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+    process = _ablate(whole, processes=2, epochs=60)
+    process.communicate(timeout=120)
+    process = _ablate(cut, processes=2, epochs=60)
+    until(lambda: any(is_held(folder) for folder in (cut / "trials").glob("*")), 60)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    process = _ablate(cut, processes=2, epochs=60)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    found = [{row["trial"]: row["weights"] for row in rows(folder)} for folder in (whole, cut)]
+    assert found[0] == found[1]

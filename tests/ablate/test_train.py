@@ -9,10 +9,12 @@ from safetensors.torch import load_file
 
 from ctxbench.ablate import checkpoint
 from ctxbench.ablate.device import device_of
-from ctxbench.ablate.train import InterruptedTrial, train
+from ctxbench.ablate.step import Stepper
+from ctxbench.ablate.train import InterruptedTrial, _Training, train
+from ctxbench.data._keys import key
 from ctxbench.data.augment import Augmentation
 from ctxbench.errors import CtxbenchError, RecordsError
-from tests.ablate.tiny import DATA, NET, folder_state, images, net, run, trial
+from tests.ablate.tiny import DATA, folder_state, images, net, run, trial
 
 
 def finished(folder, of=None, **settings):
@@ -65,15 +67,6 @@ def test_how_batches_are_read_changes_nothing(tmp_path):
     assert first.weights == again.weights
 
 
-def test_a_batch_in_parts_is_the_same_step(tmp_path):
-    whole = {"model": f"{NET}:dropout=0.0", "epochs": 1, "lr": 0.01}
-    rows = [
-        finished(tmp_path / str(parts), trial(**whole, accumulate=parts, ema=0.0, clip=0.0))
-        for parts in (1, 1)
-    ]
-    assert rows[0].train_loss == rows[1].train_loss
-
-
 @pytest.mark.parametrize("step", [1, 4, 6, 12])
 def test_asked_to_stop_it_finishes_the_step_and_saves(tmp_path, step):
     whole = finished(tmp_path / "whole")
@@ -106,6 +99,23 @@ def test_minutes_end_a_training(tmp_path):
     assert 0.6 <= row.seconds < 3
     assert row.epochs != round(row.epochs) or row.epochs > 3
     assert row.curve["lr"][-1] < 0.01  # the schedule has followed the minutes
+
+
+def test_stopped_in_its_last_evaluation_it_is_noted_once(tmp_path, monkeypatch):
+    over = []
+    real = _Training._evaluate
+
+    def watched(self, images):
+        over.append(self.at.over)
+        return real(self, images)
+
+    monkeypatch.setattr(_Training, "_evaluate", watched)
+    short = trial(minutes=0.01, epochs=1, ema=0.0)
+    with pytest.raises(InterruptedTrial):
+        train(short, tmp_path, run(), stop=lambda: any(over), tell=lambda progress: None)
+    row = finished(tmp_path, short)
+    assert row.epochs == row.curve["epoch"][-1] == row.steps / 4
+    assert len(set(row.curve["epoch"])) == len(row.curve["epoch"])
 
 
 def test_a_loss_that_is_no_number_fails_the_trial(tmp_path):
@@ -143,7 +153,7 @@ def test_a_full_disk_leaves_what_was_saved(tmp_path, monkeypatch):
 
 def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / checkpoint.CHECKPOINT).write_bytes(b"not a checkpoint")
-    with pytest.raises(RecordsError, match=r"Cannot read .*checkpoint.pt.*Remove it"):
+    with pytest.raises(CtxbenchError, match=r"Cannot read .*checkpoint.pt.*Remove it"):
         finished(tmp_path)
 
 
@@ -194,3 +204,22 @@ def test_a_device_that_is_not_there(name, said):
 def test_run_settings_are_plain():
     assert dataclasses.asdict(run())["device"] == "cpu"
     assert DATA.endswith(":images")
+
+
+def test_the_numbers_that_train_decides_are_those_of_this_loop(tmp_path, monkeypatch):
+    """If this fails, `identity._LOOP` has to be raised: the same trial has other results now."""
+    asked = []
+    real = Stepper.step
+
+    def noted(self, batch, *, lr, seed):
+        asked.append((round(lr, 6), seed))
+        return real(self, batch, lr=lr, seed=seed)
+
+    monkeypatch.setattr(Stepper, "step", noted)
+    weights = []
+    monkeypatch.setattr("ctxbench.ablate.train.set_seed", weights.append)
+    finished(tmp_path, trial(epochs=1, warmup_epochs=0.5))
+    assert weights == [key(0, 0, 0, 0)]
+    assert asked == [
+        (rate, key(0, 0, step, 0)) for step, rate in enumerate([0.0, 0.025, 0.025, 0.007322])
+    ]

@@ -166,8 +166,8 @@ SEEN = [20.0, 21.0, 22.0, 23.0, 24.0]
         ([18.0, 18.5, 20.5, 21, 22.3], {}, CONFIRMED, None),
         ([18.0, 18.5, 20.5, 21, 22.3], {"at_least": 1.0}, CONFIRMED, None),
         # better, and it may be by 3 points or not
-        ([18.0, 18, 20.5, 19, 22.3], {"at_least": 3.0}, INCONCLUSIVE, None),
-        ([19.0, 20.1, 20.9, 22.2, 22.9], {"at_least": 3.0}, NOT_CONFIRMED, "improvement of 3"),
+        ([18.0, 18, 20.5, 19, 22.3], {"at_least": 3.0}, CONFIRMED, None),
+        ([19.0, 20.1, 20.9, 22.2, 22.9], {"at_least": 3.0}, NOT_CONFIRMED, "by less than 3"),
         ([20.1, 20.9, 22.1, 22.9, 24.1], {"at_least": 1.0}, NOT_CONFIRMED, "improvement of 1"),
         ([22.0, 22.5, 24.5, 25, 26.3], {}, NOT_CONFIRMED, "the other way round, by 2.06 points"),
         ([20.1, 20.9, 22.1, 22.9, 24.1], {}, INCONCLUSIVE, None),
