@@ -12,7 +12,8 @@ from ctxbench.ablate.checkpoint import load_checkpoint
 from ctxbench.ablate.plan import bound
 from ctxbench.ablate.recipe import Recipe
 from ctxbench.ablate.step import cross_entropy, set_seed, step_seed
-from ctxbench.ablate.train import InterruptedTrial, Run, Trial, train
+from ctxbench.ablate.train import train
+from ctxbench.ablate.trial import InterruptedTrial, Run, Trial
 from ctxbench.data import augment, resolve
 from ctxbench.data.augment import Augmentation
 from ctxbench.data.batches import Reading, training_batches

@@ -1,14 +1,13 @@
 """The state of an unfinished trial on disk: there whole, or not there at all."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import nn
 
-from ctxbench.errors import CtxbenchError, RecordsError
+from ctxbench.ablate.files import write_atomically
+from ctxbench.errors import CtxbenchError
 
 CHECKPOINT, WEIGHTS = "checkpoint.pt", "weights.safetensors"
 
@@ -45,34 +44,3 @@ def save_weights(folder: Path, model: nn.Module) -> Path:
     data = save({key: value.clone() for key, value in tensors.items()})
     write_atomically(path, lambda file: file.write(data))
     return path
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file under another name, sync it, and give it its name.
-
-    Raises: RecordsError if it cannot be written; what was there before is still there.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RecordsError(
-            f"Cannot write {path}: {error.strerror}. What was saved before is unharmed; make room "
-            f"or choose --out, and run the same command again to continue."
-        ) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last: it is the folder that holds the names."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

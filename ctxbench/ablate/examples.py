@@ -48,7 +48,7 @@ def examples(spec: str, *, download: bool = False) -> ExamplesRow:
     Raises: as `ctxbench.data.resolve` does; DataError if none of the images can be read.
     """
     source = resolve(spec, download=download)
-    data = load(spec, download)
+    data = load(source.spec, download)
     found = list(islice(_readable(data.validation), _IMAGES))
     if not found:
         raise DataError(f"None of the validation images of {source.spec} can be read.")

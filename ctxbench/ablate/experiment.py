@@ -73,6 +73,7 @@ class Experiment:
     expects: tuple[Expectation, ...] = ()
     published: Published | None = None
     overrides: Settings = field(default_factory=dict)
+    where: str = ""
 
     def variants(self) -> list[Variant]:
         """Return every cell of the grid, the last axis changing fastest."""
@@ -82,31 +83,21 @@ class Experiment:
 
     def _variant(self, labels: Mapping[str, str]) -> Variant:
         chosen = [axis.choices[labels[axis.name]] for axis in self.axes]
-        settings: dict[str, Any] = {}
-        for layer in (self.base, *chosen, self.overrides):
-            settings = _over(settings, layer)
+        settings: dict[str, Any] = dict(self.base)
+        for layer in (*chosen, self.overrides):
+            settings |= layer
         for path in ("model", "data"):
             if path not in settings:
                 raise ExperimentError(
-                    f"{self.name}: no {path}. Write {path} = ... above the tables, or as an axis."
+                    f"{self.where}: no {path}. Write {path} = ... above the tables, or as an axis."
                 )
         return Variant(
             labels,
             _spec(settings, "model"),
             _spec(settings, "data"),
-            _fields(Recipe, "recipe", settings, self.name),
-            _fields(Augmentation, "augmentation", settings, self.name),
+            _fields(Recipe, "recipe", settings, self.where),
+            _fields(Augmentation, "augmentation", settings, self.where),
         )
-
-
-def _over(settings: Settings, layer: Settings) -> dict[str, Any]:
-    """Lay settings over others; a new spec forgets the options that were set on the old one."""
-    kept = {
-        path: value
-        for path, value in settings.items()
-        if not any(path.startswith(f"{spec}.") for spec in ("model", "data") if spec in layer)
-    }
-    return {**kept, **layer}
 
 
 def _spec(settings: Settings, section: str) -> str:

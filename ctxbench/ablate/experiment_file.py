@@ -19,8 +19,10 @@ plain = { model = "resnet_tiny" }
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from itertools import combinations
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from ctxbench.ablate.experiment import (
     Axis,
@@ -33,6 +35,8 @@ from ctxbench.ablate.experiment import (
     as_text,
     value_of,
 )
+from ctxbench.ablate.recipe import Recipe
+from ctxbench.data.augment import Augmentation
 from ctxbench.errors import UnknownNameError
 
 T = TypeVar("T")
@@ -64,7 +68,7 @@ def parse(
     """Read an experiment from what its file holds."""
     for key in content:
         if key not in _KEYS:
-            raise UnknownNameError(f"key of {where}", key, _KEYS)
+            _refuse_key(key, where)
     changed = dict(_override(text) for text in overrides)
     seeds = changed.pop("seeds", None)
     for path in changed:
@@ -76,6 +80,7 @@ def parse(
         values = _typed(content.get(section, {}), dict, where, section)
         base |= {f"{section}.{key}": value for key, value in values.items()}
     axes = tuple(_axes(_typed(content.get("grid", {}), dict, where, "grid"), where))
+    _check_apart(axes, where)
     _check(content, axes, where)
     if changed or seeds is not None:
         name = f"{name} ({', '.join(text.replace(' ', '') for text in overrides)})"
@@ -93,9 +98,17 @@ def parse(
         ),
         published=_published(content.get("published"), axes, where),
         overrides=changed,
+        where=where,
     )
     experiment.variants()
     return experiment
+
+
+def _refuse_key(key: str, where: str) -> NoReturn:
+    for section, kind in (("recipe", Recipe), ("augmentation", Augmentation)):
+        if key in {field.name for field in fields(kind)}:
+            raise ExperimentError(f"{where}: {key!r} stands alone. It belongs into [{section}].")
+    raise UnknownNameError(f"key of {where}", key, _KEYS)
 
 
 def _check(content: Mapping[str, Any], axes: Sequence[Axis], where: str) -> None:
@@ -111,10 +124,13 @@ def _restricted(
     """Give an axis the values of an override of its setting; what named its other labels goes."""
     kept = []
     for axis in axes:
-        paths = {path for settings in axis.choices.values() for path in settings}
+        paths = _paths(axis)
         own = [path for path in paths if path in changed]
         if len(paths) == 1 and own:
-            values = [Text(part.strip()) for part in changed.pop(own[0]).split(",")]
+            text = changed.pop(own[0])
+            # a value may be a list itself, like levels: it then is one value
+            listed = any("," in label for label in axis.choices)
+            values = [Text(part.strip()) for part in ([text] if listed else text.split(","))]
             axis = _axis(axis.name, {v: {own[0]: v} for v in values}, len(values), where)  # noqa: PLW2901
         elif own or any(path.partition(".")[0] in changed for path in paths):
             lost = own[0] if own else next(p for p in paths if p.partition(".")[0] in changed)
@@ -157,7 +173,10 @@ def _axes(grid: Mapping[str, Any], where: str) -> Iterator[Axis]:
     for key, entry in grid.items():
         if key in _SECTIONS and isinstance(entry, dict):
             yield from _axes({f"{key}.{option}": values for option, values in entry.items()}, where)
-        elif isinstance(entry, list):
+        elif isinstance(entry, list) or (
+            key.partition(".")[0] in _SECTIONS and not isinstance(entry, dict)
+        ):
+            entry = _typed(entry, list, where, f"grid.{key}")  # noqa: PLW2901
             _check_path(key, f"the grid of {where}")
             choices = {as_text(value): {key: value} for value in entry}
             yield _axis(key.rpartition(".")[2], choices, len(entry), where)
@@ -175,6 +194,28 @@ def _axis(name: str, choices: Mapping[str, Settings], given: int, where: str) ->
             f"{where}: the axis {name!r} has no values, or one of them twice. Give each once."
         )
     return Axis(name, choices)
+
+
+def _check_apart(axes: Sequence[Axis], where: str) -> None:
+    """Check that every axis has a name and settings of its own.
+
+    Else the last one would win, and labels would stand beside trainings that are not theirs.
+    """
+    for one, other in combinations(axes, 2):
+        if one.name == other.name:
+            raise ExperimentError(
+                f"{where}: two axes are named {one.name!r}. Make one of them a table [grid.NAME]."
+            )
+        both = _paths(one) & _paths(other)
+        if both:
+            raise ExperimentError(
+                f"{where}: the axes {one.name!r} and {other.name!r} both set {min(both)}. Make "
+                f"them one axis."
+            )
+
+
+def _paths(axis: Axis) -> set[str]:
+    return {path for settings in axis.choices.values() for path in settings}
 
 
 def _first(axes: Sequence[Axis]) -> dict[str, str]:
@@ -213,8 +254,15 @@ def _expectation(entry: Any, axes: Sequence[Axis], where: str) -> Expectation:
         words=_typed(table["words"], str, where, "expects.words"),
         better=_labels(table["better"], axes, where, "expects.better"),
         than=float(than) if number else _labels(than, axes, where, "expects.than"),
-        at_least=value_of(table.get("at_least", 1.0), float, f"{where}: expects.at_least"),
+        at_least=_points(table.get("at_least", 1.0), where),
     )
+
+
+def _points(value: Any, where: str) -> float:
+    points = float(value_of(value, float, f"{where}: expects.at_least"))
+    if not 0 <= points <= 100:
+        raise ExperimentError(f"{where}: at_least = {points:g} are no percentage points, 0 to 100.")
+    return points
 
 
 def _published(entry: Any, axes: Sequence[Axis], where: str) -> Published | None:
@@ -222,11 +270,12 @@ def _published(entry: Any, axes: Sequence[Axis], where: str) -> Published | None
         return None
     table = _typed(entry, dict, where, "published")
     keys = ("axis", "paper", "table")
-    for key in (*table, *keys):
-        if key not in keys or key not in table:
-            raise ExperimentError(
-                f"{where}: [published] has the keys {', '.join(keys)}; see {key!r}."
-            )
+    for key in table:
+        if key not in keys:
+            raise UnknownNameError(f"key of [published] in {where}", key, keys)
+    for key in keys:
+        if key not in table:
+            raise ExperimentError(f"{where}: [published] lacks {key!r}. Add it.")
     names = [axis.name for axis in axes]
     if table["axis"] not in names:
         raise UnknownNameError(f"axis in published of {where}", table["axis"], names)

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ctxbench.ablate.train import Progress
+from ctxbench.ablate.files import write_atomically
+from ctxbench.ablate.trial import Progress
 from ctxbench.errors import RecordsError
 
 _LOCK, _PROGRESS = "lock", "progress.json"
@@ -23,7 +24,12 @@ _TRIES, _BETWEEN_S = 5, 0.01
 
 def folder_of(out: Path, trial: str) -> Path:
     """Return the folder in which a trial keeps its checkpoint, its weights and its lock."""
-    return out / "trials" / trial
+    return trials_of(out) / trial
+
+
+def trials_of(out: Path) -> Path:
+    """Return the folder of all trials."""
+    return out / "trials"
 
 
 @contextmanager
@@ -118,15 +124,8 @@ class Teller:
             "told_at": datetime.now(UTC).isoformat(timespec="seconds"),
             **(asdict(self._last) if self._last else {}),
         }
-        temporary = self._path.with_suffix(".partial")
-        try:
-            temporary.write_text(json.dumps(told))
-            temporary.replace(self._path)
-        except OSError as error:
-            raise RecordsError(
-                f"Cannot write {self._path}: {error.strerror}. What was saved before is unharmed; "
-                f"make room or choose --out, and run the same command again to continue."
-            ) from None
+        text = json.dumps(told).encode()
+        write_atomically(self._path, lambda file: file.write(text), sync=False)
         self._told_s = time.monotonic()
 
 

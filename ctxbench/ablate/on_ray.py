@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ctxbench.ablate.folder import is_held
+from ctxbench.ablate.folder import is_held, trials_of
 from ctxbench.ablate.stopping import Stopping
 from ctxbench.ablate.work import Result, Task, attend, record_lost
 from ctxbench.errors import CtxbenchError, MissingPackageError
@@ -58,7 +58,7 @@ class RayEngine:
         if not tasks:
             return
         self._start(tasks[0].run.threads)
-        going = _Going(tasks[0].out / "trials" / f".going-{uuid.uuid4().hex}")
+        going = _Going(trials_of(tasks[0].out) / f".going-{uuid.uuid4().hex}")
         going.begin()
         try:
             yield from self._collect(tasks, going, stopping)

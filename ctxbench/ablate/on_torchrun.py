@@ -10,13 +10,7 @@ from ctxbench.ablate import distributed
 from ctxbench.ablate.device import device_of
 from ctxbench.ablate.rows import TrialRow
 from ctxbench.ablate.stopping import Stopping
-from ctxbench.ablate.train import (
-    InterruptedTrial,
-    Progress,
-    Run,
-    Trial,
-    TrialError,
-)
+from ctxbench.ablate.trial import OUT_OF_MEMORY, InterruptedTrial, Progress, Run, Trial, TrialError
 from ctxbench.ablate.work import Result, Task, Train, attend
 from ctxbench.errors import CtxbenchError, SpecError
 
@@ -116,7 +110,7 @@ _AGAIN = "Run the same command again to go on."
 
 
 def _is_own(reason: str | None) -> bool:
-    return (reason or "").startswith("out of memory")
+    return (reason or "").startswith(OUT_OF_MEMORY)
 
 
 def _ignore(progress: Progress) -> None:

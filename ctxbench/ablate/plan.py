@@ -15,7 +15,8 @@ from ctxbench.ablate.experiment import Experiment, ExperimentError, Published, V
 from ctxbench.ablate.identity import beyond_defaults, contents_of, trial_id
 from ctxbench.ablate.rows import ExperimentRow
 from ctxbench.ablate.step import Stepper, set_seed
-from ctxbench.ablate.train import Run, Trial
+from ctxbench.ablate.train import probed
+from ctxbench.ablate.trial import Run, Trial
 from ctxbench.claims import load_claims
 from ctxbench.data import augment, batches
 from ctxbench.data import resolve as resolve_data
@@ -44,7 +45,8 @@ class Planned:
     def told(self) -> dict[str, Any]:
         """Return what a reader needs to tell it from the others."""
         return {
-            "variant": ", ".join(f"{axis} {label}" for axis, label in self.variant.labels.items()),
+            "variant": ", ".join(f"{axis} {label}" for axis, label in self.variant.labels.items())
+            or self.model,
             "model": self.model,
             "data": self.variant.data,
             "seeds": len(self.trials),
@@ -65,7 +67,7 @@ def plan(experiment: Experiment, *, download: bool = False, absent: bool = False
 def _planned(experiment: Experiment, variant: Variant, download: bool, absent: bool) -> Planned:
     try:
         source = resolve_data(variant.data, download=download)
-        data = _found(variant.data, download, absent)
+        data = _found(source.spec, download, absent)
         if data:
             _check_batch(data, variant.recipe.batch)  # or each trial would say so
         model = bound(variant.model, data)
@@ -88,7 +90,7 @@ def _planned(experiment: Experiment, variant: Variant, download: bool, absent: b
         for seed in experiment.seeds
     ]
     classes = data.classes if data else None
-    return Planned(variant, model, tuple(trials), classes, params, macs)
+    return Planned(variant, model, tuple(trials), classes, params, macs if data else None)
 
 
 def _check_batch(data: Data, batch: int) -> None:
@@ -184,8 +186,10 @@ def _figures(published: Published | None) -> Mapping[str | None, dict[str, Any]]
             )
             figure[names[claim.metric]] = float(claim.published)
     if not found:
+        tables = {claim.table for claim in load_claims(published.paper) if claim.metric in names}
         raise ExperimentError(
-            f"published: {published.paper} prints no errors in a {published.table!r}."
+            f"[published]: {published.paper} prints no errors in {published.table!r}, but in "
+            f"{', '.join(sorted(tables)) or 'no table'}."
         )
     return found
 
@@ -215,5 +219,6 @@ def estimate_s(planned: Planned, run: Run) -> float:
         float(stepper.step(batch, lr=0.0, seed=seed))
         times.append(time.monotonic() - began + batch.seconds)
     image_s = min(times) / tried.batch
-    evaluated = _EVALUATION * len(data.validation)
-    return image_s * recipe.all_epochs * (len(data.train) + evaluated)
+    evaluated = len(data.validation) + probed(data)
+    epoch = len(data.train) + _EVALUATION * recipe.evaluations * evaluated
+    return image_s * recipe.all_epochs * epoch

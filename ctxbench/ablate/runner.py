@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from ctxbench.ablate import distributed
-from ctxbench.ablate.folder import is_held
+from ctxbench.ablate.folder import is_held, trials_of
 from ctxbench.ablate.local import LocalEngine
 from ctxbench.ablate.on_ray import RayEngine
 from ctxbench.ablate.on_torchrun import TorchrunEngine
 from ctxbench.ablate.status import Ledger, Watch
 from ctxbench.ablate.stopping import Stopping
-from ctxbench.ablate.train import Run, Trial, train
+from ctxbench.ablate.train import train
+from ctxbench.ablate.trial import Run, Trial
 from ctxbench.ablate.work import Ending, Result, Task, Train, came_meanwhile
 from ctxbench.errors import CtxbenchError, RecordsError
 from ctxbench.records import prepare
@@ -84,8 +85,8 @@ def run_all(
     Raises: CtxbenchError for what is not the trial's own and has no row, when all else is done;
     KeyboardInterrupt at a second Ctrl-C.
     """
-    for folder in ("raw", "trials"):
-        prepare(out / folder)
+    for folder in (out / "raw", trials_of(out)):
+        prepare(folder)
     stopping = Stopping()
     in_world = distributed.world()[1] > 1
     with stopping.on_signals(lambda: on_event(Event("stopping")), twice=not in_world), engine:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ctxbench.ablate.folder import folder_of, is_held, read_progress
 from ctxbench.ablate.rows import TRIALS
-from ctxbench.ablate.train import Progress
+from ctxbench.ablate.trial import Progress
 from ctxbench.records import Row, read_rows
 
 State = Literal["done", "failed", "running", "waiting"]

@@ -15,13 +15,19 @@ from torch.utils.data import Subset
 from ctxbench.ablate import checkpoint, distributed
 from ctxbench.ablate.costs import costs_of
 from ctxbench.ablate.device import device_of
-from ctxbench.ablate.recipe import Recipe
 from ctxbench.ablate.rows import TrialRow
 from ctxbench.ablate.step import Stepper, Sums, evaluate, set_seed, step_lr, step_seed
 from ctxbench.ablate.stopwatch import Stopwatch
+from ctxbench.ablate.trial import (
+    OUT_OF_MEMORY,
+    InterruptedTrial,
+    Progress,
+    Run,
+    Trial,
+    TrialError,
+)
 from ctxbench.data import augment, batches, resolve
-from ctxbench.data._spec import Images, TensorImages
-from ctxbench.data.augment import Augmentation
+from ctxbench.data._spec import Data, Images, TensorImages
 from ctxbench.data.batches import Batch, Reading
 from ctxbench.errors import CtxbenchError
 from ctxbench.latency.machine import is_out_of_memory, peak_resident_mib
@@ -33,51 +39,6 @@ _TELL_S = 0.5
 _PROBED = 1000  # training images, at most, that the training error is taken on
 _CALMER = "Lower lr, clip the gradient, or use amp=none."
 _EVALUATED = 256  # images at once, at least
-
-
-class TrialError(CtxbenchError):
-    """A trial that cannot go on; its row says why."""
-
-
-class InterruptedTrial(CtxbenchError):  # noqa: N818 - nothing is wrong: it was asked to stop
-    """A trial that was asked to stop, and has saved where it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """What decides the result of a training, by name; `id` is the hash of all of it."""
-
-    id: str
-    model: str
-    data: str
-    recipe: Recipe
-    augmentation: Augmentation
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """How and where trials run, which is no part of what they are."""
-
-    device: str = "auto"
-    threads: int = 1
-    workers: int = 0
-    download: bool = False
-    strict: bool = False
-    checkpoint_s: float = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a trial is; `steps` are all of its steps, None where minutes are its budget."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int | None
-    loss: float | None
-    top1_error: float | None
-    images_s: float | None
 
 
 @dataclass(slots=True)
@@ -127,7 +88,7 @@ def train(
         if not is_out_of_memory(error):
             raise
         first = str(error).partition("\n")[0]
-        return failed(trial, f"out of memory: {first}", run)
+        return failed(trial, f"{OUT_OF_MEMORY}: {first}", run)
 
 
 def failed(trial: Trial, reason: str, run: Run) -> TrialRow:
@@ -161,7 +122,7 @@ class _Training:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.data = resolve(trial.data, download=run.download).load()
-        self.probe = probe_of(self.data.train, min(_PROBED, len(self.data.validation)))
+        self.probe = probe_of(self.data.train, probed(self.data))
         self.transform = augment.training(self.data, trial.augmentation)
         self.plain = augment.evaluation(self.data, trial.augmentation)
         self.mix = augment.mixing(self.data, trial.augmentation)
@@ -381,6 +342,11 @@ class _Training:
             world=self.world,
             curve=at.curve,
         )
+
+
+def probed(data: Data) -> int:
+    """Return how many training images the training error is taken on."""
+    return min(_PROBED, len(data.train), len(data.validation))
 
 
 def probe_of(images: Images, count: int) -> Images:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from ctxbench.ablate.checkpoint import CHECKPOINT
+from ctxbench.ablate.checkpoint import remove_checkpoint
 from ctxbench.ablate.folder import Teller, folder_of, locked
 from ctxbench.ablate.rows import TRIALS, TrialRow
 from ctxbench.ablate.status import Ledger
-from ctxbench.ablate.train import InterruptedTrial, Progress, Run, Trial, TrialError, failed
+from ctxbench.ablate.train import failed
+from ctxbench.ablate.trial import InterruptedTrial, Progress, Run, Trial, TrialError
 from ctxbench.data._spec import BrokenImageError
 from ctxbench.errors import CtxbenchError, RecordsError, SpecError
 from ctxbench.records import append_rows, as_row
@@ -149,6 +150,6 @@ def _train(
 def _record(task: Task, row: TrialRow) -> Result:
     append_rows(TRIALS, [as_row(row)], raw=task.out / "raw", seed=task.trial.seed)
     if row.status == "ok":  # not before: until the row is there, the checkpoint is all there is
-        (task.folder / CHECKPOINT).unlink(missing_ok=True)
+        remove_checkpoint(task.folder)
         return Result(task.trial.id, "ok")
     return Result(task.trial.id, "failed", row.reason)

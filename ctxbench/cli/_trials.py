@@ -54,7 +54,7 @@ def _line(event: "Event", names: Mapping[str, str]) -> str:
         "ok": "done",
         "found": "done by another process",
         "held": "is run by another process; waiting for it",
-        "failed": f"FAILED: {event.reason}",
+        "failed": "failed",
         "mistake": f"FAILED: {event.reason}",
         "unwritable": f"FAILED: {event.reason}",
     }

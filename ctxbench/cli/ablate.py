@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ctxbench.ablate.experiment import Experiment
     from ctxbench.ablate.plan import Planned
     from ctxbench.ablate.runner import Outcome
-    from ctxbench.ablate.train import Run
+    from ctxbench.ablate.trial import Run
 
 _PLAN = {
     "variant": "variant",
@@ -38,12 +38,12 @@ _STATUS = {
     "step": "step",
     "steps": "of steps",
     "top1_error": "top-1 error (%)",
+    "where": "where",
     "reason": "reason",
 }
+# what a terminal has room for; CSV and JSON hold the rest
 _COLUMNS = (
-    "variant", "n", "failed", "top1_error", "top1_low", "top1_high", "difference_points",
-    "difference_low", "difference_high", "p", "imagenet_top1_error", "params", "macs", "images_s",
-    "seconds",
+    "variant", "n", "failed", "error_interval", "difference_interval", "p", "imagenet_top1_error",
 )  # fmt: skip
 _INTERRUPTED = 130
 
@@ -85,7 +85,7 @@ def ablate(
     out: OutOption = RESULTS,
     quiet: QuietOption = False,
 ) -> None:
-    """Train every cell of a grid with several seeds, and judge what was expected.
+    """Train every variant of a grid with several seeds, and judge what was expected.
 
     What is finished is never trained again, and what was interrupted goes on where it stopped.
 
@@ -98,7 +98,7 @@ def ablate(
     from ctxbench.ablate.plan import plan, row_of
     from ctxbench.ablate.rows import EXAMPLES, EXPERIMENTS, append_if_new
     from ctxbench.ablate.runner import make_engine, run_all
-    from ctxbench.ablate.train import Run
+    from ctxbench.ablate.trial import Run
     from ctxbench.cli._trials import display
 
     run = Run(device, threads, workers, download, strict)
@@ -108,23 +108,24 @@ def ablate(
     experiment = read(file, overrides or ())
     planned = plan(experiment, download=download, absent=dry_run)
     row = row_of(experiment, planned)
-    if dry_run:
-        _print_plan(planned, run, form, quiet)
+    first = world()[0] == 0  # of the processes that torchrun started
+    if dry_run or status:
+        if first and dry_run:
+            _print_plan(planned, run, form, quiet)
+        if first and status:
+            _print_status(planned, out, form)
         return
-    if status:
-        _print_status(planned, out, form)
-        return
-    if world()[0] == 0:
+    if first:
         append_if_new(EXPERIMENTS, row, "experiment", raw=out / "raw")
         for data in dict.fromkeys(trial.data for each in planned for trial in each.trials):
-            append_if_new(EXAMPLES, examples(data), "data", raw=out / "raw")
+            append_if_new(EXAMPLES, examples(data, download=download), "data", raw=out / "raw")
     trials = {trial.id: trial for each in planned for trial in each.trials}
     names = {t.id: f"{p.told()['variant']}, seed {t.seed}" for p in planned for t in p.trials}
-    with display(names, out, quiet=quiet or world()[0] > 0) as on_event:
+    with display(names, out, quiet=quiet or not first) as on_event:
         outcome = run_all(
             list(trials.values()), out=out, run=run, engine=chosen, retry=retry, on_event=on_event
         )
-    if world()[0] == 0:
+    if first:
         _print_results(experiment, out, form, quiet)
     _finish(outcome, names, file)
 
@@ -141,23 +142,34 @@ def _print_plan(planned: "list[Planned]", run: "Run", form: Any, quiet: bool) ->
     trials = sum(row["seeds"] for row in rows)
     told = f"{trials} trials"
     if all(row["trial_s"] is not None for row in rows):
-        hours = sum(row["seeds"] * row["trial_s"] for row in rows) / 3600
-        told += f", about {hours:.2g} hours in all, one at a time on this machine"
+        seconds = sum(row["seeds"] * row["trial_s"] for row in rows)
+        told += f", about {_spoken(seconds)} in all, one at a time on this machine"
     else:
-        told += "; the data are not there, so networks have their own classes and no time is known"
+        told += (
+            "; the data are not there: costs are those of the networks as they come, with their "
+            "own classes and image size, and no time is known"
+        )
     note(f"{told}.", quiet=quiet)
 
 
+def _spoken(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
 def _print_status(planned: "list[Planned]", out: Path, form: Any) -> None:
-    from ctxbench.ablate.status import Watch
+    from ctxbench.ablate.status import Ledger, Watch
     from ctxbench.render import render
 
+    ledger = Ledger(out)
     states = Watch(out, [trial.id for each in planned for trial in each.trials]).look()
     rows = []
     for each in planned:
         for trial in each.trials:
             found = states[trial.id]
-            at = found.progress
+            at, row = found.progress, ledger.row(trial.id) or {}
             rows.append(
                 {
                     "variant": each.told()["variant"],
@@ -167,7 +179,8 @@ def _print_status(planned: "list[Planned]", out: Path, form: Any) -> None:
                     "epoch": at and at.epoch,
                     "step": at and at.step,
                     "steps": at and at.steps,
-                    "top1_error": at and at.top1_error,
+                    "top1_error": row.get("top1_error", at and at.top1_error),
+                    "where": found.where if found.state == "running" else None,
                     "reason": found.reason,
                 }
             )
@@ -177,7 +190,7 @@ def _print_status(planned: "list[Planned]", out: Path, form: Any) -> None:
 def _print_results(experiment: "Experiment", out: Path, form: Any, quiet: bool) -> None:
     from ctxbench.ablate.rows import EXPERIMENTS, TRIALS
     from ctxbench.records import read_rows
-    from ctxbench.report.ablations import ablation_findings, ablations
+    from ctxbench.report.ablations import ablation_errors, ablation_findings, ablations
     from ctxbench.report.tables import text
 
     kept = [
@@ -186,14 +199,32 @@ def _print_results(experiment: "Experiment", out: Path, form: Any, quiet: bool) 
         if row.get("experiment") == experiment.name
     ]
     rows = [*kept[-1:], *read_rows(TRIALS, raw=out / "raw").rows]
-    table = ablations(rows)
-    columns = [key for key in _COLUMNS if form in ("json", "csv") or table[key].notna().any()]
+    whole = form in ("json", "csv")
+    table = ablations(rows) if whole else ablation_errors(rows)
+    columns = list(table) if whole else [k for k in _COLUMNS if k == "n" or any(table[k])]
     typer.echo(text(table[columns], form))
     for line in ablation_findings(rows).to_dict("records"):
         found = line["difference_interval"]
         difference = f"{found} points" if found else "no difference yet"
-        note(f"expected: {line['words']}", quiet=quiet)
-        note(f"          {line['verdict']}: {difference}, n {line['n']}", quiet=quiet)
+        said = f"{line['verdict']}: {difference}, n {line['n']}"
+        said = f"expected: {line['words']}\n          {said}"
+        if form == "table":  # the others are read by programs
+            typer.echo(said)
+        else:
+            note(said, quiet=quiet)
+    _warn_of_loaders(rows)
+
+
+def _warn_of_loaders(rows: "list[dict[str, Any]]") -> None:
+    named = {trial for row in rows[:1] for each in row["variants"] for trial in each["trials"]}
+    rates = {
+        row["trial"]: (row.get("loader_images_s"), row.get("images_s"))
+        for row in rows
+        if row.get("trial") in named
+    }
+    slow = sum(bool(loader and step and loader < step) for loader, step in rates.values())
+    if slow:
+        note(f"Reading images has limited {slow} trials. Choose --workers.", quiet=False)
 
 
 def _finish(outcome: "Outcome", names: dict[str, str], file: Path) -> None:

@@ -42,16 +42,22 @@ def number_axes(study: Study) -> list[str]:
 
 
 def size_axes(study: Study) -> list[str]:
-    """Return the axes whose labels are sizes of a prior: numbers, percentages, all, none.
+    """Return the axes of which most labels are sizes of a prior: numbers, percentages, all, none.
 
-    One of them is a share, a percentage or all: "none, 5, 9" can be anything.
+    One of them is a share, a percentage or all: "none, 5, 9" can be anything. The others are what
+    has no single size, as one that differs from stage to stage.
     """
     return [
         axis
         for axis in study.axes()
-        if all(map(_SIZE.fullmatch, labels := _labels(study, axis)))
-        and any(label == "all" or label.endswith("%") for label in labels)
+        if 2 * len(sizes := list(filter(is_size, labels := _labels(study, axis)))) > len(labels)
+        and any(label == "all" or label.endswith("%") for label in sizes)
     ]
+
+
+def is_size(label: str) -> bool:
+    """Say whether a label is a size of a prior."""
+    return _SIZE.fullmatch(label) is not None
 
 
 def line_names(study: Study, without: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from ctxbench.report._ablation_lines import (
     colour,
     draw_chance,
     foremost,
+    is_size,
     known,
     line_names,
     line_numbers,
@@ -87,11 +88,15 @@ def _lines(study: Study, axis: str, *, sizes: bool) -> list[Row]:
         groups.setdefault(name, []).append(number)
     members = list(groups.values())
     kept = foremost(study, members)
+    labels = [str(variant["labels"][axis]) for variant in study.variants]
+    unsized = sum(not is_size(label) for label in labels) if sizes else 0
     own = len({numbers[members[place][0]] for place in kept}) == len(kept)
     lines = []
     for place in kept:
         for number in members[place]:
-            label = str(study.variants[number]["labels"][axis])
+            label = labels[number]
+            if sizes and not is_size(label):
+                continue
             found = estimate_error(errors[number])
             lines.append({
                 "experiment": study.name, "title": study.row.get("title") or study.name,
@@ -99,7 +104,7 @@ def _lines(study: Study, axis: str, *, sizes: bool) -> list[Row]:
                 "line": numbers[members[place][0]] if own else place,
                 "x": _share(label, study.variants[number]) if sizes else float(label),
                 "mean": found.mean, "low": found.low, "high": found.high,
-                "chance": study.chance(number), "left_out": len(members) - len(kept),
+                "chance": study.chance(number), "left_out": len(members) - len(kept) + unsized,
             })  # fmt: skip
     return sorted((line for line in lines if line["mean"] is not None), key=_order)
 

@@ -10,6 +10,7 @@ from ctxbench.records import Row
 from ctxbench.report._ablation_statistics import LEVEL, Estimate, estimate, estimate_error, holm
 from ctxbench.report.studies import FAILED, MISSING, OK, Study, studies
 
+_LEAST_SEEDS = 3  # of fewer, the spread itself is chance
 CONFIRMED, NOT_CONFIRMED = "confirmed", "not confirmed"
 INCONCLUSIVE = "inconclusive (n too small)"
 
@@ -24,7 +25,10 @@ _EXPECTATIONS = (
     "at_least", "p", "verdict", "against", "seeds",
 )  # fmt: skip
 _FINDINGS = ("experiment", "words", "verdict", "difference_interval", "n")
-_ERRORS = ("experiment", "variant", "error_interval", "difference_interval", "imagenet_top1_error")
+_ERRORS = (
+    "experiment", "variant", "n", "failed", "error_interval", "difference_interval", "p",
+    "imagenet_top1_error",
+)  # fmt: skip
 
 
 def ablations(rows: Iterable[Row]) -> DataFrame:
@@ -42,8 +46,8 @@ def judge(rows: Iterable[Row]) -> DataFrame:
     that all variants of both have count. Confirmed: p, corrected over the experiment's
     expectations, is below 0.05, for an improvement that may be as large as `at_least`, the least
     that matters. Not confirmed: p is, the other way round; or an improvement of `at_least` lies
-    outside the interval. `against` says which. All else is inconclusive, one seed and seeds that
-    are all equal too.
+    outside the interval. `against` says which. All else is inconclusive, fewer than three
+    seeds and seeds that are all equal too.
     """
     return _frame(_expectations(rows), _EXPECTATIONS)
 
@@ -198,7 +202,7 @@ def _mean(study: Study, labels: Mapping[str, Any]) -> "Series[float]":
 
 def _judged(difference: Estimate, p: float | None, at_least: float) -> Row:
     mean, low = difference.mean, difference.low
-    if mean is None or low is None or p is None:
+    if mean is None or low is None or p is None or difference.n < _LEAST_SEEDS:
         return {"verdict": INCONCLUSIVE, "against": None}
     if p < LEVEL and mean > 0:
         against = f"the other way round, by {mean:.2f} points"

@@ -105,6 +105,24 @@ def test_an_override_takes_the_place_of_an_axis():
     assert len(several.expects) == 2
 
 
+def test_a_value_that_is_a_list_is_one_value():
+    found = experiment(WHOLE, "model.levels=3,3,2,1")
+    assert {v.labels["levels"] for v in found.variants()} == {"3,3,2,1"}
+    assert found.variants()[0].model == "coresnet_tiny:width=8:levels=3,3,2,1"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ('[grid.network]\nplain = { "model.levels" = "1,1,1,1" }', "both set model.levels"),
+        ('[grid.distance]\nnear = { "data.noise" = 0 }', "two axes are named 'distance'"),
+    ],
+)
+def test_two_axes_do_not_undo_each_other(more, message):
+    with pytest.raises(ExperimentError, match=message):
+        experiment(WHOLE.replace("[[expects]]", f"{more}\n[[expects]]", 1))
+
+
 def test_an_option_stands_before_what_replaces_convolutions():
     spec = "resnet_tiny:replace=cgc:groups=2"
     assert with_option(spec, "width", "8") == "resnet_tiny:width=8:replace=cgc:groups=2"
@@ -115,7 +133,9 @@ def test_an_option_stands_before_what_replaces_convolutions():
     ("change", "message"),
     [
         (("title", "titel"), r"key of levels.toml 'titel'. Did you mean 'title'"),
-        (("epochs = 4", "epoch = 4"), r"\[recipe\] in levels 'epoch'. Did you mean 'epochs'"),
+        (("seeds = [3, 4]", "epochs = 4"), r"'epochs' stands alone. It belongs into \[recipe\]"),
+        (("at_least = 2", "at_least = -1"), r"at_least = -1 are no percentage points"),
+        (("epochs = 4", "epoch = 4"), r"\[recipe\] in levels.toml 'epoch'. Did you mean 'epochs'"),
         (("epochs = 4", 'epochs = "4"'), r"recipe.epochs = '4' is text, not a whole number"),
         (("epochs = 4", "epochs = 4.5"), r"recipe.epochs = '4.5' is not a whole number"),
         (("epochs = 4", "epochs = 0"), r"epochs=0 is out of range"),
@@ -129,7 +149,7 @@ def test_an_option_stands_before_what_replaces_convolutions():
         (("distance = 8 }\nat", "distance = 7 }\nat"), r"label of distance in expects.than"),
         (("words = \"several levels beat one\"\n", ""), r"no 'words'"),
         (("at_least = 2", "atleast = 2"), r"'atleast'. Did you mean 'at_least'"),
-        (("flip = 0.5", "flop = 0.5"), r"\[augmentation\] in levels 'flop'. Did you mean 'flip'"),
+        (("flip = 0.5", "flop = 0.5"), r"\[augmentation\] in levels.toml 'flop'. Did"),
         (("flip = 0.5", "flip = 2.0"), r"flip"),
         (("[4, 8]", "[4, 4]"), r"axis 'distance' has no values, or one of them twice"),
         (("[4, 8]", "[]"), r"axis 'distance' has no values"),
@@ -179,7 +199,7 @@ def test_files_that_are_none(tmp_path):
 def test_published_figures_need_their_keys():
     head, tail = WHOLE.split("[recipe]")
     table = '[published]\naxis = "levels"\npaper = "coconv"\n'
-    with pytest.raises(ExperimentError, match=r"\[published\] has the keys .*'table'"):
+    with pytest.raises(ExperimentError, match=r"\[published\] lacks 'table'"):
         experiment(f"{head}{table}[recipe]{tail}")
     table = '[published]\naxis = "level"\npaper = "coconv"\ntable = "Table 3"\n'
     with pytest.raises(UnknownNameError, match="Did you mean 'levels'"):

@@ -9,7 +9,7 @@ import pytest
 
 from ctxbench.ablate.folder import Teller, folder_of, is_held, locked, read_progress
 from ctxbench.ablate.local import server
-from ctxbench.ablate.train import Progress
+from ctxbench.ablate.trial import Progress
 from ctxbench.errors import RecordsError
 from tests.ablate.training import until
 

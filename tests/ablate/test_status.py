@@ -4,7 +4,7 @@ import pytest
 
 from ctxbench.ablate.folder import Teller, folder_of, locked
 from ctxbench.ablate.status import Ledger, Watch, shown
-from ctxbench.ablate.train import Progress
+from ctxbench.ablate.trial import Progress
 from ctxbench.records import append_rows
 
 PROGRESS = Progress(0, 1, 5, 10, 0.5, None, 100.0)

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from ctxbench.ablate import checkpoint
 from ctxbench.ablate.device import device_of
 from ctxbench.ablate.step import Stepper
-from ctxbench.ablate.train import InterruptedTrial, _Training, train
+from ctxbench.ablate.train import _Training, train
+from ctxbench.ablate.trial import InterruptedTrial
 from ctxbench.data._keys import key
 from ctxbench.data.augment import Augmentation
 from ctxbench.errors import CtxbenchError, RecordsError

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ctxbench.ablate.recipe import Recipe
-from ctxbench.ablate.train import Run, Trial
+from ctxbench.ablate.trial import Run, Trial
 from ctxbench.data import Data, TensorImages
 from ctxbench.data.augment import Augmentation
 

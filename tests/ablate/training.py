@@ -21,7 +21,8 @@ from ctxbench.ablate.checkpoint import CHECKPOINT, write_atomically
 from ctxbench.ablate.local import server
 from ctxbench.ablate.recipe import Recipe
 from ctxbench.ablate.runner import make_engine, run_all
-from ctxbench.ablate.train import InterruptedTrial, Progress, Run, Trial, TrialError, failed
+from ctxbench.ablate.train import failed
+from ctxbench.ablate.trial import InterruptedTrial, Progress, Run, Trial, TrialError
 from ctxbench.data.augment import Augmentation
 from ctxbench.errors import CtxbenchError
 from ctxbench.records import read_rows

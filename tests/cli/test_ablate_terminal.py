@@ -11,7 +11,7 @@ import pytest
 
 from ctxbench.ablate.runner import Event
 from ctxbench.ablate.status import TrialState
-from ctxbench.ablate.train import Progress
+from ctxbench.ablate.trial import Progress
 from ctxbench.cli._trials import display
 from tests.ablate.training import until
 from tests.cli.ablating import LONG, Terminal, is_under_way, plain

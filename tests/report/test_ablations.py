@@ -101,7 +101,7 @@ def test_published_figures_stand_apart_and_are_named_after_imagenet():
     table = ablations(ALL)
     assert table["imagenet_top1_error"].tolist()[:4] == [None, None, 22.5, None]
     head = text(table, "md").splitlines()[0]
-    assert "published on ImageNet: top-1 error (%)" in head
+    assert "published, ImageNet (%)" in head
     published = {("context",): {**PUBLISHED, "data": "CIFAR-100"}}
     other = experiment("other", {"net": ["plain", "context"]}, published=published)
     assert ablations([other])["imagenet_top1_error"].tolist() == [None, "22.5 (CIFAR-100)"]
