@@ -16,10 +16,10 @@ class TrialRow:
     """One training with one seed: what it was and what came out; errors are in %.
 
     `images_s` is the rate of the training step alone, `loader_images_s` what the loader can
-    deliver, and `seconds` the training without evaluation and start. `top5_error` is None for data of five
-    classes and fewer. `weights` is the beginning of the SHA-256 of the final weights, `resumed` how
-    often the trial was taken up from a checkpoint, and `world` how many processes trained it. A
-    failed trial has a `reason` and no results.
+    deliver, and `seconds` the training without evaluation and start. `top5_error` is None for data
+    of five classes and fewer. `weights` is the beginning of the SHA-256 of the final weights,
+    `resumed` how often the trial was taken up from a checkpoint, and `world` how many processes
+    trained it. A failed trial has a `reason` and no results.
     """
 
     trial: str
