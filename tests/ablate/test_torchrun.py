@@ -158,12 +158,13 @@ def test_two_processes_that_are_stopped_go_on_bit_by_bit(tmp_path):
     process = _ablate(whole, processes=2, epochs=60)
     process.communicate(timeout=120)
     process = _ablate(cut, processes=2, epochs=60)
-    until(lambda: any(is_held(folder) for folder in (cut / "trials").glob("*")), 60)
+    until(lambda: any(is_held(folder) for folder in (cut / "trials").glob("*")), timeout_s=60)
     time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     process = _ablate(cut, processes=2, epochs=60)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
+    assert any(row["resumed"] for row in rows(cut))
     found = [{row["trial"]: row["weights"] for row in rows(folder)} for folder in (whole, cut)]
     assert found[0] == found[1]
