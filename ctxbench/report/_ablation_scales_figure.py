@@ -42,6 +42,8 @@ _LOG = 10.0
 _APART = 2.5
 _SIDE_BY_SIDE = 1.04
 _NUMBERS = ["x", "mean", "low", "high"]
+# what an axis of the data sets that come with ctxbench is counted in
+_WITH_UNIT = {"distance": "distance (px)", "image_px": "image side (px)"}
 
 
 def select_distance(rows: Iterable[Row]) -> DataFrame:
@@ -151,7 +153,7 @@ def _draw_panel(axis: Any, panel: DataFrame, *, sizes: bool) -> None:
         scaled = line.assign(x=line["x"].fillna(_apart(smallest) * _SIDE_BY_SIDE**index))
         _draw_line(axis, str(name), scaled, at=line["x"].notna())
     _mark_labels(axis, panel)
-    named = panel["axis"][0].replace("_", " ")
+    named = _WITH_UNIT.get(panel["axis"][0], panel["axis"][0].replace("_", " "))
     how = ", at its share of the classes" if sizes else ""
     axis.set_xlabel(f"{named}{how}{' (log scale)' if log else ''}")
     axis.set(ylabel="top-1 error (%)", ylim=(low, high))

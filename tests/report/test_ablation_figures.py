@@ -164,7 +164,7 @@ def test_distance_draws_a_line_for_what_else_differs_over_the_numbers():
     drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines]
     assert ([2.0, 8.0], [22.0, 75.0]) in drawn
     assert ([2.0, 8.0], [12.0, 30.125]) in drawn
-    assert axis.get_xlabel() == "distance"
+    assert axis.get_xlabel() == "distance (px)"
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
     assert labels == ["levels 1", "levels 4,3,2,1"]
     assert any(line.get_ydata()[0] == 75 and line.get_linestyle() == "--" for line in axis.lines)
