@@ -84,9 +84,9 @@ def ablation_errors(rows: Iterable[Row]) -> DataFrame:
 
 def _told(line: Row) -> str:
     """Say what was expected, and how much of it would matter."""
-    return (
-        f"{line['words']} (by {line['at_least']:g} points)" if line["at_least"] else line["words"]
-    )
+    least = line["at_least"]
+    unit = "point" if least == 1 else "points"
+    return f"{line['words']} (by {least:g} {unit})" if least else str(line["words"])
 
 
 def points(
