@@ -212,19 +212,20 @@ def _print_results(experiment: "Experiment", out: Path, form: Any, quiet: bool) 
             typer.echo(said)
         else:
             note(said, quiet=quiet)
-    _warn_of_loaders(rows)
+    _warn(rows)
 
 
-def _warn_of_loaders(rows: "list[dict[str, Any]]") -> None:
+def _warn(rows: "list[dict[str, Any]]") -> None:
+    """Say what a reader of the table should know of its trials."""
     named = {trial for row in rows[:1] for each in row["variants"] for trial in each["trials"]}
-    rates = {
-        row["trial"]: (row.get("loader_images_s"), row.get("images_s"))
-        for row in rows
-        if row.get("trial") in named
-    }
-    slow = sum(bool(loader and step and loader < step) for loader, step in rates.values())
+    made = {row["trial"]: row for row in rows if row.get("trial") in named}
+    made = {trial: row for trial, row in made.items() if row["status"] == "ok"}
+    slow = sum(row["loader_images_s"] < row["images_s"] for row in made.values())
     if slow:
         note(f"Reading images has limited {slow} trials. Choose --workers.", quiet=False)
+    places = {f"{row['device']} x {row['world']}" for row in made.values()}
+    if len(places) > 1:
+        note(f"The trials are not of one kind of place: {'; '.join(sorted(places))}.", quiet=False)
 
 
 def _finish(outcome: "Outcome", names: dict[str, str], file: Path) -> None:
