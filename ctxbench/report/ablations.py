@@ -85,8 +85,11 @@ def ablation_errors(rows: Iterable[Row]) -> DataFrame:
 def _told(line: Row) -> str:
     """Say what was expected, and how much of it would matter."""
     least = line["at_least"]
-    unit = "point" if least == 1 else "points"
-    return f"{line['words']} (by {least:g} {unit})" if least else str(line["words"])
+    return f"{line['words']} (by {_spoken(least)})" if least else str(line["words"])
+
+
+def _spoken(count: float) -> str:
+    return f"{count:g} {'point' if count == 1 else 'points'}"
 
 
 def points(
@@ -208,9 +211,9 @@ def _judged(difference: Estimate, p: float | None, at_least: float) -> Row:
         against = f"the other way round, by {mean:.2f} points"
         return {"verdict": NOT_CONFIRMED, "against": against}
     if at_least > 0 and low > -at_least:
-        against = f"an improvement of {at_least:g} points is outside the interval"
+        against = f"an improvement of {_spoken(at_least)} is outside the interval"
         if p < LEVEL:
-            against = f"better, but by less than {at_least:g} points"
+            against = f"better, but by less than {_spoken(at_least)}"
         return {"verdict": NOT_CONFIRMED, "against": against}
     return {"verdict": CONFIRMED if p < LEVEL else INCONCLUSIVE, "against": None}
 
