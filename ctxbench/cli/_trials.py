@@ -70,15 +70,22 @@ def _bars() -> "Bars":
         TextColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[told]}", markup=False),
+        # in a narrow terminal this one is cut, and no number
+        TextColumn(
+            "{task.fields[told]}",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
         console=Console(stderr=True),
         transient=True,
+        expand=True,
     )
 
 

@@ -17,8 +17,13 @@ EXACT = (
 )  # fmt: skip
 
 
+def long(seed):
+    """A trial that takes long enough to be killed in."""
+    return trial(seed, epochs=12)
+
+
 def train_here(seed, folder):
-    return train(trial(seed), Path(folder), run(), stop=lambda: False, tell=lambda progress: None)
+    return train(long(seed), Path(folder), run(), stop=lambda: False, tell=lambda progress: None)
 
 
 def train_and_die(seed, folder, moment):
@@ -65,7 +70,7 @@ def train_and_say(seed, folder, begun):
         begun.set()
         return False
 
-    train(trial(seed), Path(folder), run(), stop=stop, tell=lambda progress: None)
+    train(long(seed), Path(folder), run(), stop=stop, tell=lambda progress: None)
 
 
 def kill_at_random(seed, folder, kills, draw):

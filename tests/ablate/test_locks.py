@@ -113,6 +113,6 @@ def test_progress_is_written_twice_a_second_at_most(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_told_by_the_progress(tmp_path):
-    (tmp_path / "progress.partial").symlink_to("/dev/full")
+    (tmp_path / ".progress.json.partial").symlink_to("/dev/full")
     with pytest.raises(RecordsError, match=r"progress.json: No space left on device. What was"):
         Teller(tmp_path)

@@ -74,7 +74,7 @@ class Terminal:
         streams = {
             name: theirs if name in shown else subprocess.PIPE for name in ("stdout", "stderr")
         }
-        env = {**os.environ, "TERM": "xterm-256color"}
+        env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
         self.process = started(file, out, *words, **streams, stdin=theirs, env=env)
         os.close(theirs)
         self._drawn = []

@@ -49,7 +49,7 @@ def test_bars_move(drawn):
 
 def test_standard_output_is_clean(drawn):
     assert "\x1b" not in drawn.stdout
-    assert [line.split()[1] for line in drawn.stdout.splitlines()[2:]] == ["long", "short"]
+    assert [line.split()[1] for line in drawn.stdout.splitlines()[2:4]] == ["long", "short"]
 
 
 def test_bars_are_gone_in_the_end(drawn):
@@ -100,7 +100,7 @@ def told(tmp_path, monkeypatch):
     ("event", "line"),
     [
         (Event("ok", "a"), "width 2, seed 0: done"),
-        (Event("failed", "a", "the loss is nan"), "width 2, seed 0: FAILED: the loss is nan"),
+        (Event("failed", "a", "the loss is nan"), "width 2, seed 0: failed"),
         (Event("held", "a"), "width 2, seed 0: is run by another process; waiting for it"),
         (Event("found", "a"), "width 2, seed 0: done by another process"),
         (Event("stopping"), "Stopping: the trials under way finish their step and save."),
@@ -123,7 +123,7 @@ def test_quiet_draws_nothing(told):
 
 
 def test_brackets_are_text(told):
-    seen = told(Event("failed", "a", "[Errno 28] in [/tmp]"), name="levels [/b] [red]")
+    seen = told(Event("mistake", "a", "[Errno 28] in [/tmp]"), name="levels [/b] [red]")
     assert "levels [/b] [red]: FAILED: [Errno 28] in [/tmp]" in seen
 
 
