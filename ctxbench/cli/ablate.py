@@ -115,16 +115,14 @@ def ablate(
         if first and status:
             _print_status(planned, out, form)
         return
+    trials = [trial for each in planned for trial in each.trials]
     if first:
         append_if_new(EXPERIMENTS, row, "experiment", raw=out / "raw")
-        for data in dict.fromkeys(trial.data for each in planned for trial in each.trials):
+        for data in dict.fromkeys(trial.data for trial in trials):
             append_if_new(EXAMPLES, examples(data, download=download), "data", raw=out / "raw")
-    trials = {trial.id: trial for each in planned for trial in each.trials}
     names = {t.id: f"{p.told()['variant']}, seed {t.seed}" for p in planned for t in p.trials}
     with display(names, out, quiet=quiet or not first) as on_event:
-        outcome = run_all(
-            list(trials.values()), out=out, run=run, engine=chosen, retry=retry, on_event=on_event
-        )
+        outcome = run_all(trials, out=out, run=run, engine=chosen, retry=retry, on_event=on_event)
     if first:
         _print_results(experiment, out, form, quiet)
     _finish(outcome, names, file)

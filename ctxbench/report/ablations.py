@@ -1,13 +1,14 @@
 """Ablations: the error of each variant over its seeds, and what became of what was expected."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pandas import DataFrame, Series
 
 from ctxbench.records import Row
 from ctxbench.report._ablation_statistics import LEVEL, Estimate, estimate, estimate_error, holm
+from ctxbench.report._frames import frame
 from ctxbench.report.studies import FAILED, MISSING, OK, Study, studies
 
 _LEAST_SEEDS = 3  # of fewer, the spread itself is chance
@@ -36,7 +37,7 @@ def ablations(rows: Iterable[Row]) -> DataFrame:
 
     A difference pairs the seeds that both have; its p is corrected over the experiment's variants.
     """
-    return _frame(_compared(rows), _ABLATIONS)
+    return frame(_compared(rows), _ABLATIONS)
 
 
 def judge(rows: Iterable[Row]) -> DataFrame:
@@ -49,7 +50,7 @@ def judge(rows: Iterable[Row]) -> DataFrame:
     outside the interval. `against` says which. All else is inconclusive, fewer than three
     seeds and seeds that are all equal too.
     """
-    return _frame(_expectations(rows), _EXPECTATIONS)
+    return frame(_expectations(rows), _EXPECTATIONS)
 
 
 def ablation_findings(rows: Iterable[Row]) -> DataFrame:
@@ -63,7 +64,7 @@ def ablation_findings(rows: Iterable[Row]) -> DataFrame:
         }
         for line in _expectations(rows)
     ]
-    return _frame(lines, _FINDINGS)
+    return frame(lines, _FINDINGS)
 
 
 def ablation_errors(rows: Iterable[Row]) -> DataFrame:
@@ -79,7 +80,7 @@ def ablation_errors(rows: Iterable[Row]) -> DataFrame:
         }
         for line in _compared(rows)
     ]
-    return _frame(lines, _ERRORS)
+    return frame(lines, _ERRORS)
 
 
 def _told(line: Row) -> str:
@@ -254,9 +255,3 @@ def _rounded(value: float | None) -> float | None:
 
 def _short(p: float | None) -> float | None:
     return None if p is None else float(f"{p:.4g}")
-
-
-def _frame(lines: Sequence[Row], columns: Sequence[str]) -> DataFrame:
-    cells = [[line.get(key) for key in columns] for line in lines]
-    # object: beside an empty cell, pandas would turn integers into floats
-    return DataFrame(cells, columns=list(columns), dtype=object)

@@ -10,6 +10,7 @@ from ctxbench.claims import COUNTED, VERDICTS
 from ctxbench.records import Row, latest
 from ctxbench.render import Format, render
 from ctxbench.report import ablations
+from ctxbench.report._frames import frame
 from ctxbench.report.networks import CLAIM, merge, networks
 from ctxbench.report.timings import compared, is_operator, timed, with_interval, words
 
@@ -140,12 +141,12 @@ def costs(rows: Iterable[Row]) -> DataFrame:
     found = latest(rows, "model", "input_shape")
     flat = [{**(row.get("conventions") or {}), **row} for row in found]
     named = [{**row, "uncounted": ", ".join(row.get("uncounted") or ())} for row in flat]
-    return _frame(named, _COSTS)
+    return frame(named, _COSTS)
 
 
 def claims(rows: Iterable[Row]) -> DataFrame:
     """Make a row for each published figure: how it was judged last."""
-    return _frame(latest(rows, *CLAIM), _CLAIMS)
+    return frame(latest(rows, *CLAIM), _CLAIMS)
 
 
 def counting(rows: Iterable[Row]) -> DataFrame:
@@ -153,17 +154,17 @@ def counting(rows: Iterable[Row]) -> DataFrame:
     found = latest(rows, "model", "counter")
     keys = list(dict.fromkeys(key for row in found for key in row))
     nested = {key for row in found for key in row if isinstance(row[key], dict | list)}
-    return _frame(found, [key for key in keys if key not in nested])
+    return frame(found, [key for key in keys if key not in nested])
 
 
 def operators(rows: Iterable[Row]) -> DataFrame:
     """Make a row for each form of an operator at one shape, forward and in training."""
-    return _frame(latest(rows, *_OPERATORS[:5]), _OPERATORS)
+    return frame(latest(rows, *_OPERATORS[:5]), _OPERATORS)
 
 
 def latency(rows: Iterable[Row]) -> DataFrame:
     """Make a row for each network under each condition, by device: what was measured last."""
-    return _frame(timed(rows), _LATENCY)
+    return frame(timed(rows), _LATENCY)
 
 
 def context_cost(rows: Iterable[Row]) -> DataFrame:
@@ -176,7 +177,7 @@ def context_cost(rows: Iterable[Row]) -> DataFrame:
         }
         for row in sorted(compared(rows), key=lambda row: is_operator(row["model"]))
     ]
-    return _frame(lines, _CONTEXT_COST)
+    return frame(lines, _CONTEXT_COST)
 
 
 def context_time(rows: Iterable[Row]) -> DataFrame:
@@ -193,24 +194,24 @@ def context_time(rows: Iterable[Row]) -> DataFrame:
             lines.setdefault(key, {}).setdefault(pair, cell)
         lines.setdefault((row["place"], f"time: {', '.join(words(row))}"), {})[pair] = time
     named = [{"device": place, "ratio of": what, **cells} for (place, what), cells in lines.items()]
-    return _frame(named, ["device", "ratio of", *pairs])
+    return frame(named, ["device", "ratio of", *pairs])
 
 
 def timers(rows: Iterable[Row]) -> DataFrame:
     """Put our clock beside torch's own, on the same network in one run."""
-    return _frame(latest(rows, *_TIMERS[:3]), _TIMERS)
+    return frame(latest(rows, *_TIMERS[:3]), _TIMERS)
 
 
 def training(rows: Iterable[Row]) -> DataFrame:
     """Put our training beside a bare loop over the same network, which ends with equal weights."""
     steps = [row for row in rows if row.get("part") == "steps"]
-    return _frame(latest(steps, *_TRAINING[:4]), _TRAINING)
+    return frame(latest(steps, *_TRAINING[:4]), _TRAINING)
 
 
 def training_jobs(rows: Iterable[Row]) -> DataFrame:
     """Put the time of an experiment with several trials at a time beside that with one."""
     jobs = [row for row in rows if row.get("part") == "jobs"]
-    return _frame(latest(jobs, *_TRAINING_JOBS[:4]), _TRAINING_JOBS)
+    return frame(latest(jobs, *_TRAINING_JOBS[:4]), _TRAINING_JOBS)
 
 
 def verdicts(rows: Iterable[Row]) -> DataFrame:
@@ -227,7 +228,7 @@ def verdicts(rows: Iterable[Row]) -> DataFrame:
         {"metric": group, "claims": count.total(), **{verdict: count[verdict] for verdict in order}}
         for group, count in tally.items()
     ]
-    return _frame(lines, ["metric", "claims", *order])
+    return frame(lines, ["metric", "claims", *order])
 
 
 def headline(rows: Iterable[Row]) -> DataFrame:
@@ -237,7 +238,7 @@ def headline(rows: Iterable[Row]) -> DataFrame:
     """
     cells = [key for key in _HEADLINE if key not in ("networks", "table", "compared")]
     found = [line for line in merge(networks(latest(rows, *CLAIM)), cells) if line["compared"]]
-    return _frame([{**line, "networks": _name(line["models"])} for line in found], _HEADLINE)
+    return frame([{**line, "networks": _name(line["models"])} for line in found], _HEADLINE)
 
 
 TABLES = {
@@ -270,12 +271,6 @@ def text(frame: DataFrame, form: Format) -> str:
 def _spoken(key: str) -> str:
     """Write the key of a column in words; a pair of specs stays as it is."""
     return key.replace("_", " ") if key.isidentifier() else key
-
-
-def _frame(rows: Sequence[Row], columns: Sequence[str]) -> DataFrame:
-    cells = [[row.get(key) for key in columns] for row in rows]
-    # object: beside an empty cell, pandas would turn integers into floats
-    return DataFrame(cells, columns=list(columns), dtype=object)
 
 
 def _name(models: Sequence[str]) -> str:
