@@ -70,3 +70,7 @@ class RecordsError(CtxbenchError):
 
 class DataError(CtxbenchError):
     """A data set that is not there, or that is not what it should be."""
+
+
+class VisualizeError(CtxbenchError):
+    """A picture that cannot be made of this network, layer or image."""

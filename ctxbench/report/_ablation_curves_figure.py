@@ -26,9 +26,9 @@ from ctxbench.report._ablation_lines import (
     size_axes,
 )
 from ctxbench.report._ablation_statistics import estimate_error
-from ctxbench.report._style import WIDTH_IN, style
 from ctxbench.report.studies import OK, Study, studies
 from ctxbench.report.timings import wrap
+from ctxbench.style import WIDTH_IN, style
 
 _PANELS = {"train_top1_error": "training images", "top1_error": "validation images"}
 _COLUMNS = [

@@ -27,9 +27,9 @@ from ctxbench.report._ablation_lines import (
     size_axes,
 )
 from ctxbench.report._ablation_statistics import estimate_error
-from ctxbench.report._style import GREY, WIDTH_IN, style
 from ctxbench.report.studies import Study, studies
 from ctxbench.report.timings import wrap
+from ctxbench.style import GREY, WIDTH_IN, style
 
 _COLUMNS = [
     "experiment", "title", "axis", "name", "line", "label", "x", "mean", "low", "high", "chance",

@@ -11,7 +11,8 @@ from pandas import DataFrame, Series, concat, to_numeric
 
 from ctxbench.claims import CLOSE, DIFFERS, REPRODUCED
 from ctxbench.records import Row, latest
-from ctxbench.report._style import (
+from ctxbench.report.networks import CELLS, CLAIM, merge, networks
+from ctxbench.style import (
     GREY,
     RING,
     WIDTH_IN,
@@ -21,7 +22,6 @@ from ctxbench.report._style import (
     style,
     write_column,
 )
-from ctxbench.report.networks import CELLS, CLAIM, merge, networks
 
 _PANELS = {"params": "Parameters (M)", "gflops": "GFLOPs"}
 _COLUMNS = ["paper", "source", "model", "table"]

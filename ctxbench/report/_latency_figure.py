@@ -9,7 +9,16 @@ from matplotlib.lines import Line2D
 from pandas import DataFrame, to_numeric
 
 from ctxbench.records import Row
-from ctxbench.report._style import (
+from ctxbench.report.timings import (
+    common_words,
+    compared,
+    is_operator,
+    pair_labels,
+    with_interval,
+    words,
+    wrap,
+)
+from ctxbench.style import (
     BLACK,
     GREY,
     RING,
@@ -19,15 +28,6 @@ from ctxbench.report._style import (
     ring_key,
     style,
     write_column,
-)
-from ctxbench.report.timings import (
-    common_words,
-    compared,
-    is_operator,
-    pair_labels,
-    with_interval,
-    words,
-    wrap,
 )
 
 _MANY = 40

@@ -17,7 +17,7 @@ from ctxbench.report._stages import (
     with_stages,
     within,
 )
-from ctxbench.report._style import WIDTH_IN, style
+from ctxbench.style import WIDTH_IN, style
 
 _COLUMNS = ("layer", "kind", "params", "macs", "against_kind", "against_params", "against_macs")
 

@@ -6,8 +6,8 @@ import seaborn as sns
 from matplotlib.lines import Line2D
 from pandas import DataFrame, Series, concat
 
-from ctxbench.report._style import GREY, RING, WIDTH_IN, mark_key, ring_key
 from ctxbench.report.timings import wrap
+from ctxbench.style import GREY, RING, WIDTH_IN, mark_key, ring_key
 
 # the pair whose layers are shown before those of any other
 PAIR = ("coresnet50", "resnet50")

@@ -18,7 +18,7 @@ from ctxbench.report import (
     _parity_figure,
     _roofline_figure,
 )
-from ctxbench.report._style import save
+from ctxbench.style import save
 
 __all__ = ["FIGURES", "Picture", "save"]
 

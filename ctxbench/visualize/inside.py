@@ -1,0 +1,224 @@
+"""Looking inside a network without changing it: hooks, names of layers, scores of any output."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ctxbench.errors import UnknownNameError, VisualizeError
+
+# what changes no map, or leaves nothing of it
+_NO_TARGET = (nn.Identity, nn.Dropout, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_SHOWN = 12
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode with frozen parameters, and everything back afterwards.
+
+    Everything: the mode of each module, requires_grad, gradients; also after an error. Gradients
+    are made, of what needs them: inputs, not weights. Compiled networks run uncompiled, since
+    what is compiled does not call hooks.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        for parameter, _, _ in parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        with torch.compiler.set_stance("force_eager"), torch.enable_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, required, gradient in parameters:
+            parameter.requires_grad_(required)
+            parameter.grad = gradient
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside a compiled or a parallel one."""
+    parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    inner = getattr(model, "module" if parallel else "_orig_mod", None)
+    return unwrapped(inner) if isinstance(inner, nn.Module) else model
+
+
+def layer_of(model: nn.Module, name: str) -> nn.Module:
+    """Return the layer of a name, as `layer4.0.conv2`.
+
+    Raises: UnknownNameError with the names that there are.
+    """
+    layers = dict(model.named_modules())
+    if not name or name not in layers:
+        raise UnknownNameError("layer", name, (known for known in layers if known))
+    return layers[name]
+
+
+def layers_of_type(model: nn.Module, *types: type[nn.Module]) -> list[str]:
+    """Return the names of the layers of some types, in the order of the network."""
+    return [name for name, module in model.named_modules() if isinstance(module, types)]
+
+
+@dataclass(slots=True)
+class Call:
+    """What a layer was given and what it returned."""
+
+    inputs: tuple[Any, ...]
+    options: Mapping[str, Any]
+    output: Any
+
+
+@contextmanager
+def listening(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, list[Call]]]:
+    """Collect the calls of some layers, by name; tensors are copied, since others may change them.
+
+    What is copied stays in the graph, so gradients with respect to it can be taken.
+    Raises: UnknownNameError for a layer that does not exist.
+    """
+    calls: dict[str, list[Call]] = {name: [] for name in layers}
+    handles: list[RemovableHandle] = []
+
+    def hook_for(name: str) -> Any:
+        def hook(_: nn.Module, inputs: Any, options: Any, output: Any) -> Any:
+            calls[name].append(Call(kept_inputs.pop(name), options, output))
+            return _copied(output)  # later layers, in place or not, work on the copy
+
+        def before(_: nn.Module, inputs: Any) -> None:
+            kept_inputs[name] = _copied(inputs)
+
+        kept_inputs: dict[str, tuple[Any, ...]] = {}
+        return hook, before
+
+    try:
+        for name in layers:
+            layer = layer_of(model, name)
+            hook, before = hook_for(name)
+            handles.append(layer.register_forward_pre_hook(before))
+            handles.append(layer.register_forward_hook(hook, with_kwargs=True))
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def only_call(calls: Mapping[str, Sequence[Call]], name: str) -> Call:
+    """Return the one call of a layer.
+
+    Raises: VisualizeError for a layer that was called not at all, or more than once.
+    """
+    made = calls[name]
+    if len(made) != 1:
+        times = "is not called by this network" if not made else f"is called {len(made)} times"
+        raise VisualizeError(
+            f"Layer {name!r} {times}, so there is not one map to show. Choose another layer."
+        )
+    return made[0]
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_copied, value))
+    if isinstance(value, tuple | list):
+        return type(value)(_copied(item) for item in value)
+    if isinstance(value, dict):
+        return type(value)((key, _copied(item)) for key, item in value.items())
+    return value
+
+
+def prepared(model: nn.Module, x: Tensor) -> Tensor:
+    """Return images in the kind of number and on the device of the network's weights."""
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return x if weight is None else x.to(weight)
+
+
+def target_layer(model: nn.Module, x: Tensor) -> str:
+    """Return the last layer that returns a map: (B, C, H, W), of more than one position.
+
+    That is the last stage of a classifier, in front of the pooling. `x` (B, C, H, W) is tried out.
+    Raises: VisualizeError for a network without such a layer.
+    """
+    found: list[str] = []
+    times: Counter[str] = Counter()
+    handles = []
+
+    def hook_for(name: str) -> Any:
+        def hook(module: nn.Module, _: Any, output: Any) -> None:
+            times[name] += 1
+            if not isinstance(module, _NO_TARGET) and _is_map(output, len(x)):
+                found.append(name)
+
+        return hook
+
+    try:
+        for name, module in model.named_modules():
+            if name:
+                handles.append(module.register_forward_hook(hook_for(name)))
+        with torch.no_grad():
+            model(prepared(model, x))
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = [name for name in found if times[name] == 1]
+    if not once:
+        raise VisualizeError(
+            f"{type(model).__name__} has no layer that returns a map (B, C, H, W) of more than one "
+            f"position: what returns tokens cannot be drawn. Choose a network of convolutions."
+        )
+    return once[-1]
+
+
+def _is_map(output: Any, batch: int) -> bool:
+    return (
+        isinstance(output, Tensor)
+        and output.ndim == 4
+        and len(output) == batch
+        and output.shape[2] * output.shape[3] > 1
+    )
+
+
+def scores_of(output: Any) -> Tensor:
+    """Return class scores (B, classes) of whatever a network returns.
+
+    Of dense predictions (B, classes, H, W) the mean over the positions, of several outputs the
+    first or the one under `logits` or `out`, of detections the sum of the scores of each class.
+    Raises: VisualizeError if there is nothing like that in it.
+    """
+    if isinstance(output, Tensor) and output.ndim == 2:
+        return output
+    if isinstance(output, Tensor) and output.ndim == 4:
+        return output.mean((2, 3))
+    if isinstance(output, dict) and output:
+        name = next((key for key in ("logits", "out") if key in output), next(iter(output)))
+        return scores_of(output[name])
+    if isinstance(output, tuple | list) and output:
+        if all(isinstance(item, dict) and {"scores", "labels"} <= item.keys() for item in output):
+            return _detected(output)
+        return scores_of(output[0])
+    told = f"{type(output).__name__} {tuple(getattr(output, 'shape', ()))}"
+    raise VisualizeError(
+        f"The network returns {told}, which holds no class scores (B, classes). Choose a "
+        f"classifier, or wrap the network in a FILE.py:FUNCTION that returns them."
+    )
+
+
+def _detected(found: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    """Return the sum of the scores of each class over the boxes of each image."""
+    classes = 1 + max(
+        (int(item["labels"].max()) for item in found if len(item["labels"])), default=0
+    )
+    if classes == 1:
+        raise VisualizeError("The network detects nothing in these images, so there is no score.")
+    rows = [
+        item["scores"].new_zeros(classes).index_add(0, item["labels"], item["scores"])
+        for item in found
+    ]
+    return torch.stack(rows)
