@@ -62,7 +62,7 @@ def examples(spec: str, *, download: bool = False) -> ExamplesRow:
         images=tuple(map(_png, pictures)),
         labels=tuple(label for _, _, label in found),
         marks=tuple(
-            _marks(known, index, scale) if known else ()
+            marks_of(known, index, scale) if known else ()
             for (index, _, _), scale in zip(found, scales, strict=True)
         ),
         rule=_rule(known.scenes.plan) if known else None,
@@ -71,7 +71,7 @@ def examples(spec: str, *, download: bool = False) -> ExamplesRow:
 
 def _readable(images: Images) -> Iterator[tuple[int, Tensor, int]]:
     """Yield index, image and label of the images that can be read, in a telling order."""
-    for index in _order(images):
+    for index in telling_order(images):
         try:
             image, label = images[index]
         except BrokenImageError:
@@ -79,7 +79,7 @@ def _readable(images: Images) -> Iterator[tuple[int, Tensor, int]]:
         yield index, image, label
 
 
-def _order(images: Images) -> Iterator[int]:
+def telling_order(images: Images) -> Iterator[int]:
     """Yield every index once, so that the first few are of different classes."""
     if isinstance(images, TensorImages):
         labels: list[int] = images.labels.tolist()
@@ -113,7 +113,7 @@ def _png(picture: "Picture") -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _marks(images: SceneImages, index: int, scale: float) -> tuple[Mark, ...]:
+def marks_of(images: SceneImages, index: int, scale: float) -> tuple[Mark, ...]:
     """Return where the glyphs stand that decide the class of an image, the object first."""
     scenes = images.scenes
     side = scale * scenes.plan.glyph_px

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from ctxbench.ablate import distributed
-from ctxbench.ablate.folder import is_held, trials_of
+from ctxbench.ablate.checkpoint import WEIGHTS
+from ctxbench.ablate.folder import folder_of, is_held, trials_of
 from ctxbench.ablate.local import LocalEngine
 from ctxbench.ablate.on_ray import RayEngine
 from ctxbench.ablate.on_torchrun import TorchrunEngine
@@ -74,13 +75,15 @@ def run_all(
     run: Run,
     engine: Engine,
     retry: bool = False,
+    weights: bool = False,
     on_event: Callable[[Event], None] = lambda _: None,
     train: Train = train,
 ) -> Outcome:
     """Do what is left to do, and return once every trial has a row, or the user stops it.
 
-    Trials that have a row are not run again, failed ones only with `retry`. Those that another
-    process works on are waited for, and taken over if it dies. Ctrl-C and SIGTERM let the trials
+    Trials that have a row are not run again, but for failed ones with `retry`, and with `weights`
+    for finished ones whose weights are not here: rows travel with a repository, weights do not.
+    Those that another process works on are waited for, and taken over if it dies. Ctrl-C and SIGTERM let the trials
     under way finish their step and save; `on_event` may be called from the handler of a signal.
     Raises: CtxbenchError for what is not the trial's own and has no row, when all else is done;
     KeyboardInterrupt at a second Ctrl-C.
@@ -90,7 +93,7 @@ def run_all(
     stopping = Stopping()
     in_world = distributed.world()[1] > 1
     with stopping.on_signals(lambda: on_event(Event("stopping")), twice=not in_world), engine:
-        tasks = distributed.from_rank0(_to_do(trials, out, run, retry, train))
+        tasks = distributed.from_rank0(_to_do(trials, out, run, train, (retry, weights)))
         mistakes = _drain(tasks, engine, stopping, on_event)
     if mistakes:
         more = f" ({len(mistakes)} trials)" if len(mistakes) > 1 else ""
@@ -99,14 +102,20 @@ def run_all(
 
 
 def _to_do(
-    trials: Sequence[Trial], out: Path, run: Run, retry: bool, train: Train
+    trials: Sequence[Trial], out: Path, run: Run, train: Train, again: tuple[bool, bool]
 ) -> dict[str, Task]:
-    """Return what is to be done, by trial: what occurs twice in an experiment is done once."""
+    """Return what is to be done, by trial: what occurs twice in an experiment is done once.
+
+    `again` says whether that includes failed trials, and those whose weights are not here.
+    """
     ledger = Ledger(out)
+    retry, weights = again
     tasks = {}
     for trial in trials:
         row = ledger.row(trial.id)
-        if row is None or (retry and row.get("status") != "ok"):
+        good = row is not None and row.get("status") == "ok"
+        lacking = good and weights and not (folder_of(out, trial.id) / WEIGHTS).is_file()
+        if row is None or (retry and not good) or lacking:
             tasks[trial.id] = Task(trial, out, run, train, len(ledger.rows(trial.id)))
     return tasks
 

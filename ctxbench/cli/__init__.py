@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ctxbench import __version__
-from ctxbench.cli import ablate, claims, flops, latency, models, report
+from ctxbench.cli import ablate, claims, flops, latency, models, report, visualize
 from ctxbench.errors import CtxbenchError
 
 _CRASHED = 70  # EX_SOFTWARE
@@ -27,6 +27,7 @@ app.command()(flops.flops)
 app.command()(claims.claims)
 app.command()(latency.latency)
 app.command()(ablate.ablate)
+app.add_typer(visualize.app, name="visualize")
 app.command()(report.report)
 
 

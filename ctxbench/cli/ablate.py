@@ -75,6 +75,9 @@ def ablate(
         str | None, typer.Option("--address", help="Of the Ray cluster; without it, a local one.")
     ] = None,
     retry: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Train again what is done but has no weights here.")
+    ] = False,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch data that are not there.")
     ] = False,
@@ -122,7 +125,10 @@ def ablate(
             append_if_new(EXAMPLES, examples(data, download=download), "data", raw=out / "raw")
     names = {t.id: f"{p.told()['variant']}, seed {t.seed}" for p in planned for t in p.trials}
     with display(names, out, quiet=quiet or not first) as on_event:
-        outcome = run_all(trials, out=out, run=run, engine=chosen, retry=retry, on_event=on_event)
+        outcome = run_all(
+            trials, out=out, run=run, engine=chosen,
+            retry=retry, weights=weights, on_event=on_event,
+        )  # fmt: skip
     if first:
         _print_results(experiment, out, form, quiet)
     _finish(outcome, names, file)

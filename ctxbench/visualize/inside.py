@@ -1,7 +1,7 @@
 """Looking inside a network without changing it: hooks, names of layers, scores of any output."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,25 +22,43 @@ def at_rest(model: nn.Module) -> Iterator[None]:
     """Put a network into eval mode with frozen parameters, and everything back afterwards.
 
     Everything: the mode of each module, requires_grad, gradients; also after an error. Gradients
-    are made, of what needs them: inputs, not weights. Compiled networks run uncompiled, since
-    what is compiled does not call hooks.
+    are made, of what needs them: inputs, not weights; also inside the caller's `no_grad` or
+    `inference_mode`. Compiled networks run uncompiled, since what is compiled calls no hooks.
     """
     modes = [(module, module.training) for module in model.modules()]
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     try:
         for module, _ in modes:
-            module.training = False
+            _set_mode(module, False)
         for parameter, _, _ in parameters:
-            parameter.requires_grad_(False)
-            parameter.grad = None
-        with torch.compiler.set_stance("force_eager"), torch.enable_grad():
+            _set_gradient(parameter, False, None)
+        # what is made in inference mode has no gradient
+        with (
+            torch.compiler.set_stance("force_eager"),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
             yield
     finally:
         for module, mode in modes:
-            module.training = mode
+            _set_mode(module, mode)
         for parameter, required, gradient in parameters:
-            parameter.requires_grad_(required)
-            parameter.grad = gradient
+            _set_gradient(parameter, required, gradient)
+
+
+# setting what is so already takes as long as a small network
+
+
+def _set_mode(module: nn.Module, training: bool) -> None:
+    if module.training != training:
+        module.training = training
+
+
+def _set_gradient(parameter: nn.Parameter, required: bool, gradient: Tensor | None) -> None:
+    if parameter.requires_grad != required:
+        parameter.requires_grad_(required)
+    if parameter.grad is not gradient:
+        parameter.grad = gradient
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -53,12 +71,18 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def layer_of(model: nn.Module, name: str) -> nn.Module:
     """Return the layer of a name, as `layer4.0.conv2`.
 
-    Raises: UnknownNameError with the names that there are.
+    Raises: UnknownNameError with the names that there are; VisualizeError for one of torch.jit.
     """
     layers = dict(model.named_modules())
     if not name or name not in layers:
         raise UnknownNameError("layer", name, (known for known in layers if known))
-    return layers[name]
+    layer: nn.Module = layers[name]
+    if isinstance(layer, torch.jit.ScriptModule):
+        raise VisualizeError(
+            f"Layer {name!r} is compiled by torch.jit, and nothing can look into that. "
+            f"Give the network as it was before."
+        )
+    return layer
 
 
 def layers_of_type(model: nn.Module, *types: type[nn.Module]) -> list[str]:
@@ -85,23 +109,24 @@ def listening(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, lis
     calls: dict[str, list[Call]] = {name: [] for name in layers}
     handles: list[RemovableHandle] = []
 
-    def hook_for(name: str) -> Any:
-        def hook(_: nn.Module, inputs: Any, options: Any, output: Any) -> Any:
-            calls[name].append(Call(kept_inputs.pop(name), options, output))
+    def hooks_for(name: str) -> tuple[Callable[..., None], Callable[..., Any]]:
+        given: list[tuple[Any, Any]] = []
+
+        def before(_: nn.Module, inputs: Any, options: Any) -> None:
+            given.append((_copied(inputs), _copied(options)))
+
+        def after(_: nn.Module, inputs: Any, options: Any, output: Any) -> Any:
+            calls[name].append(Call(*given.pop(), output))
             return _copied(output)  # later layers, in place or not, work on the copy
 
-        def before(_: nn.Module, inputs: Any) -> None:
-            kept_inputs[name] = _copied(inputs)
-
-        kept_inputs: dict[str, tuple[Any, ...]] = {}
-        return hook, before
+        return before, after
 
     try:
-        for name in layers:
+        for name in calls:
             layer = layer_of(model, name)
-            hook, before = hook_for(name)
-            handles.append(layer.register_forward_pre_hook(before))
-            handles.append(layer.register_forward_hook(hook, with_kwargs=True))
+            before, after = hooks_for(name)
+            handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(layer.register_forward_hook(after, with_kwargs=True))
         yield calls
     finally:
         for handle in handles:
@@ -140,6 +165,23 @@ def prepared(model: nn.Module, x: Tensor) -> Tensor:
     return x if weight is None else x.to(weight)
 
 
+def outcome(model: nn.Module, x: Tensor) -> Any:
+    """Return what the network makes of images (B, C, H, W).
+
+    Raises: VisualizeError, with the network's own words, if it cannot be run on them.
+    """
+    told = f"{type(model).__name__} cannot be run on images {tuple(x.shape)}"
+    if x.ndim != 4 or not len(x):
+        raise VisualizeError(f"{told}: a batch (B, C, H, W) is needed.")
+    try:
+        return model(x)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise VisualizeError(f"{told}: {reason}. Choose another size or network.") from error
+
+
 def target_layer(model: nn.Module, x: Tensor) -> str:
     """Return the last layer that returns a map: (B, C, H, W), of more than one position.
 
@@ -148,22 +190,22 @@ def target_layer(model: nn.Module, x: Tensor) -> str:
     """
     found: list[str] = []
     times: Counter[str] = Counter()
-    handles = []
+    handles: list[RemovableHandle] = []
 
     def hook_for(name: str) -> Any:
         def hook(module: nn.Module, _: Any, output: Any) -> None:
             times[name] += 1
-            if not isinstance(module, _NO_TARGET) and _is_map(output, len(x)):
+            if not isinstance(module, _NO_TARGET) and is_map(output, len(x)):
                 found.append(name)
 
         return hook
 
     try:
         for name, module in model.named_modules():
-            if name:
+            if name and not isinstance(module, torch.jit.ScriptModule):  # which takes no hook
                 handles.append(module.register_forward_hook(hook_for(name)))
         with torch.no_grad():
-            model(prepared(model, x))
+            outcome(model, prepared(model, x.clone()))  # a first layer may work in place
     finally:
         for handle in handles:
             handle.remove()
@@ -171,12 +213,14 @@ def target_layer(model: nn.Module, x: Tensor) -> str:
     if not once:
         raise VisualizeError(
             f"{type(model).__name__} has no layer that returns a map (B, C, H, W) of more than one "
-            f"position: what returns tokens cannot be drawn. Choose a network of convolutions."
+            f"position: what returns tokens, or is compiled by torch.jit, cannot be drawn. Choose "
+            f"a network of convolutions."
         )
     return once[-1]
 
 
-def _is_map(output: Any, batch: int) -> bool:
+def is_map(output: Any, batch: int) -> bool:
+    """Say whether a layer has returned a map (B, C, H, W) of more than one position."""
     return (
         isinstance(output, Tensor)
         and output.ndim == 4
@@ -192,22 +236,49 @@ def scores_of(output: Any) -> Tensor:
     first or the one under `logits` or `out`, of detections the sum of the scores of each class.
     Raises: VisualizeError if there is nothing like that in it.
     """
-    if isinstance(output, Tensor) and output.ndim == 2:
-        return output
-    if isinstance(output, Tensor) and output.ndim == 4:
-        return output.mean((2, 3))
-    if isinstance(output, dict) and output:
-        name = next((key for key in ("logits", "out") if key in output), next(iter(output)))
-        return scores_of(output[name])
-    if isinstance(output, tuple | list) and output:
-        if all(isinstance(item, dict) and {"scores", "labels"} <= item.keys() for item in output):
-            return _detected(output)
-        return scores_of(output[0])
-    told = f"{type(output).__name__} {tuple(getattr(output, 'shape', ()))}"
+    answer = _answer(output)
+    if is_detection(answer):
+        return _detected(answer)
+    if isinstance(answer, Tensor) and answer.ndim in (2, 4):
+        return answer if answer.ndim == 2 else answer.mean((2, 3))
+    told = f"{type(answer).__name__} {tuple(getattr(answer, 'shape', ()))}"
     raise VisualizeError(
         f"The network returns {told}, which holds no class scores (B, classes). Choose a "
         f"classifier, or wrap the network in a FILE.py:FUNCTION that returns them."
     )
+
+
+def probabilities_of(output: Any) -> Tensor:
+    """Return the probability of each class (B, classes) of whatever a network returns.
+
+    The softmax of the scores, of dense predictions its mean over the positions. Boxes are found or
+    not, each with a score of its own: there all is NaN.
+    """
+    answer = _answer(output)
+    scores = scores_of(answer).float()
+    if is_detection(answer):
+        return torch.full_like(scores, torch.nan)
+    dense = isinstance(answer, Tensor) and answer.ndim == 4
+    return answer.float().softmax(1).mean((2, 3)) if dense else scores.softmax(1)
+
+
+def is_detection(output: Any) -> bool:
+    """Say whether a network has returned boxes, one dictionary an image."""
+    return (
+        isinstance(output, tuple | list)
+        and len(output) > 0
+        and all(isinstance(item, dict) and {"scores", "labels"} <= item.keys() for item in output)
+    )
+
+
+def _answer(output: Any) -> Any:
+    """Return the one of several outputs that says what is in the image."""
+    if isinstance(output, dict) and output:
+        name = next((key for key in ("logits", "out") if key in output), next(iter(output)))
+        return _answer(output[name])
+    if isinstance(output, tuple | list) and output and not is_detection(output):
+        return _answer(output[0])
+    return output
 
 
 def _detected(found: Sequence[Mapping[str, Tensor]]) -> Tensor:

@@ -49,6 +49,19 @@ def test_a_failed_trial_runs_again_only_when_asked(do, tmp_path):
     assert [row["status"] for row in rows(tmp_path)] == ["failed", "ok"]
 
 
+def test_a_finished_trial_without_weights_runs_again_only_when_asked(do, tmp_path):
+    weights = tmp_path / "trials" / trial().id / "weights.safetensors"
+    do(trial())
+    weights.unlink(missing_ok=True)
+    do(trial())
+    assert len(rows(tmp_path)) == 1
+    do(trial(), weights=True)
+    assert len(rows(tmp_path)) == 2
+    weights.write_bytes(b"")
+    do(trial(), weights=True)
+    assert len(rows(tmp_path)) == 2
+
+
 def test_a_crash_is_a_row_that_names_its_traceback(do, tmp_path):
     bad = trial("fake:how=ValueError:at=0")
     path = tmp_path / "trials" / bad.id / "traceback.txt"

@@ -1,0 +1,237 @@
+"""What the commands of `ctxbench visualize` share: their options, and the way to the pictures."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ctxbench.cli._options import (
+    RESULTS,
+    FormatOption,
+    OutOption,
+    QuietOption,
+    image_size,
+    listed,
+    note,
+    ticker,
+)
+
+if TYPE_CHECKING:
+    from ctxbench.visualize.subject import Image, Page, Subject
+
+    Pages = Callable[[list[Subject], Iterable[Image]], Iterator[Page]]
+
+_LONGEST = 80  # characters of a file's name
+# of a row: what stands in the file, not in the terminal
+_HIDDEN = ("picture", "trained")
+# kinds that say something on average, of many images
+_INDEX = {"erf": "0-63", "cues": "0-255"}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What all kinds of pictures are asked for: the options that their commands share."""
+
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SPEC... [IMAGE...]",
+            help="Networks, or run:ID for what `ctxbench ablate` has trained; then image files and "
+            "folders. Without images: those of the run's data, or two photographs.",
+        ),
+    ]
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Weight file of the network.")
+    ] = None
+    data: Annotated[
+        str | None, typer.Option("--data", help="Draw validation images of this data set.")
+    ] = None
+    index: Annotated[
+        str | None, typer.Option("--index", help="Which images of the data: 0,3,5-9.")
+    ] = None
+    class_names: Annotated[
+        Path | None, typer.Option("--class-names", help="File with a name for each class.")
+    ] = None
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--image-size", help="224: the centre of the image; 256x192: the whole, resized."
+        ),
+    ] = None
+    dtype: Annotated[
+        Literal["fp32", "bf16"], typer.Option("--dtype", help="Of weights and images.")
+    ] = "fp32"
+    device: Annotated[
+        str, typer.Option("--device", help="cpu, cuda or cuda:1; auto is the GPU if there is one.")
+    ] = "auto"
+    seed: Annotated[int, typer.Option("--seed", help="Of random weights and of sampling.")] = 0
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the files, below figures/ of --out.")
+    ] = None
+    form: FormatOption = "table"
+    out: OutOption = RESULTS
+    quiet: QuietOption = False
+
+
+def command_of(app: typer.Typer, kind: Callable[..., "Pages"]) -> None:
+    """Add the command of a kind: its own options and the shared ones, from words to pictures.
+
+    `kind` takes the request and its own options, and returns what makes pages of networks and
+    images; its name is that of the command, of its rows and of its folder.
+    """
+    own = list(inspect.signature(kind).parameters.values())[1:]
+    words, *shared = inspect.signature(Request).parameters.values()
+
+    def command(**given: Any) -> None:
+        request = Request(**{part.name: given.pop(part.name) for part in (words, *shared)})
+        _draw(kind.__name__, request, kind(request, **given))
+
+    parameters = [part.replace(kind=part.KEYWORD_ONLY) for part in (words, *own, *shared)]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {part.name: part.annotation for part in parameters}
+    app.command(kind.__name__, help=kind.__doc__)(command)
+
+
+def _draw(kind: str, request: Request, pages: "Pages") -> None:
+    """Load networks and images, draw page after page, and save each as it is made."""
+    from ctxbench.records import append_rows, as_row, prepare
+    from ctxbench.visualize.load import subject_of
+
+    specs, paths = _split(request.words)
+    raw = request.out / "raw"
+    prepare(raw)
+    subjects = [
+        subject_of(
+            spec,
+            checkpoint=request.checkpoint,
+            seed=request.seed,
+            out=request.out,
+            device=request.device,
+            dtype=request.dtype,
+            size=image_size(request.size),
+            class_names=request.class_names,
+        )
+        for spec in specs
+    ]
+    tell = ticker(quiet=request.quiet)
+    images = _told(_images(kind, request, specs, paths), tell)
+    rows: list[dict[str, Any]] = []
+    try:
+        for number, page in enumerate(pages(subjects, images), start=1):
+            tell("saving")
+            picture = _save(page, kind, request, number)
+            made = [as_row(replace(row, picture=str(picture))) for row in page.rows]
+            append_rows(kind, made, raw=raw, seed=request.seed)
+            rows += made
+            tell("")
+            note(f"{request.out / 'figures' / picture}.png, .svg, .npz", quiet=request.quiet)
+    finally:  # what was drawn before a mistake is worth seeing
+        tell("")
+        _print(rows, request.form)
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Tell networks from images.
+
+    Raises: UnknownNameError for what is neither; SpecError if there is no network.
+    """
+    from ctxbench.errors import SpecError, UnknownNameError
+    from ctxbench.models import MODELS
+    from ctxbench.models.listing import expand
+
+    specs: list[str] = []
+    paths: list[str] = []
+    for word in words:
+        name = word.partition(":")[0]
+        if name in MODELS or word.startswith(("run:", "torchvision/", "timm/")) or ".py:" in word:
+            specs.append(word)
+        elif Path(word).exists():
+            paths.append(word)
+        elif any(sign in name for sign in "*?["):
+            specs += expand([word])
+        elif Path(word).suffix or "/" in word:
+            raise SpecError(f"There is no image {word!r}.")
+        else:
+            raise UnknownNameError("network", name, MODELS)
+    if not specs:
+        raise SpecError(f"{' '.join(words)} names no network. Write networks first, then images.")
+    return specs, paths
+
+
+def _images(kind: str, request: Request, specs: list[str], paths: list[str]) -> "Iterator[Image]":
+    """Return the images asked for; else those of the run's data; else two photographs."""
+    from ctxbench.errors import SpecError
+    from ctxbench.visualize.load import data_of_run, default_images, images_of, images_of_data
+
+    if paths and (request.data or request.index):
+        raise SpecError("Give either image files, or --data and --index.")
+    if paths:
+        return images_of(paths, on_broken=partial(note, quiet=False))
+    runs = [spec for spec in specs if spec.startswith("run:")]
+    of_runs = {data_of_run(spec, request.out) for spec in runs}
+    data = request.data or (of_runs.pop() if len(of_runs) == 1 else None)
+    numbers = request.index or _INDEX.get(kind)
+    if data and (request.data or numbers):
+        return images_of_data(data, _numbers(numbers or "0-3"))
+    if request.index:
+        raise SpecError(f"--index {request.index} is of images of --data, which is not given.")
+    return default_images(runs[0] if data else specs[0], out=request.out)
+
+
+def _numbers(text: str) -> list[int]:
+    """Read `0,3,5-9` as numbers."""
+    from ctxbench.errors import SpecError
+
+    numbers: list[int] = []
+    for part in listed(text):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise SpecError(f"--index {text!r} is no list of numbers. Write 0,3,5-9.")
+        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return numbers
+
+
+def _told(images: "Iterable[Image]", tell: Callable[[str], None]) -> "Iterator[Image]":
+    for number, image in enumerate(images, start=1):
+        tell(f"image {number}: {image.name}")
+        yield image
+
+
+def _save(page: "Page", kind: str, request: Request, number: int) -> Path:
+    """Write a page as PNG, SVG and NPZ; return its name below the folder of figures."""
+    import numpy as np
+
+    from ctxbench.errors import RecordsError
+    from ctxbench.style import save
+
+    words = "-".join(re.sub(r"[^\w.=]+", "-", word) for word in _split(request.words)[0])
+    name = request.name or f"{kind}/{words[:_LONGEST].strip('-.')}"
+    picture = Path(f"{name}-{number}" if number > 1 else name)
+    stem = request.out / "figures" / picture
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for suffix in (".png", ".svg"):
+            save(page.figure, stem.with_name(stem.name + suffix))
+        np.savez_compressed(stem.with_name(f"{stem.name}.npz"), allow_pickle=False, **page.arrays)
+    except OSError as error:
+        raise RecordsError(f"Cannot write {stem}: {error.strerror}. Choose --out.") from None
+    return picture
+
+
+def _print(rows: list[dict[str, Any]], form: Any) -> None:
+    from ctxbench.render import render
+
+    flat = [
+        {key: value for key, value in row.items() if not isinstance(value, dict)}
+        | {k: v for value in row.values() if isinstance(value, dict) for k, v in value.items()}
+        for row in rows
+    ]
+    keys = dict.fromkeys(key for row in flat for key, value in row.items() if value is not None)
+    columns = {key: key.replace("_", " ") for key in keys if key not in _HIDDEN}
+    if rows:
+        typer.echo(render(rows if form == "json" else flat, columns, form))

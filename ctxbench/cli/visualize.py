@@ -1,0 +1,123 @@
+"""`ctxbench visualize KIND`: one command a kind of picture."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ctxbench.cli._options import listed
+from ctxbench.cli._pictures import Request, command_of
+
+if TYPE_CHECKING:
+    from ctxbench.cli._pictures import Pages
+
+app = typer.Typer(
+    help="Draw what networks do inside, with your images and theirs.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+LayerOption = Annotated[
+    str, typer.Option("--layer", help="One layer or a list, as layer4.0.conv2.")
+]
+AtOption = Annotated[
+    str,
+    typer.Option("--at", metavar="Y,X", help="Positions in image pixels: 112,80 or 112,80;9,9."),
+]
+
+
+def gradcam(
+    request: Request,
+    method: Annotated[
+        str, typer.Option("--method", help="gradcam, hirescam, scorecam, ... or a list of them.")
+    ] = "gradcam",
+    target: Annotated[
+        str | None, typer.Option("--class", help="Index or name; default: the predicted class.")
+    ] = None,
+    layer: LayerOption = "",
+) -> "Pages":
+    """Draw what speaks for a class (Grad-CAM), and how faithful it is."""
+    from ctxbench.visualize.gradcam_figure import pages
+
+    del request
+    return partial(pages, methods=listed(method), target=target, layer=layer or None)
+
+
+def offsets(
+    request: Request,
+    layer: LayerOption = "",
+    at: AtOption = "",
+    depth: Annotated[
+        int, typer.Option("--depth", min=1, max=4, help="Layers composed back to the image.")
+    ] = 3,
+) -> "Pages":
+    """Draw where contextual and deformable layers sample."""
+    from ctxbench.visualize.offsets_figure import pages
+
+    del request
+    return partial(pages, layers=_layers(layer), positions=_places(at), depth=depth)
+
+
+def kernels(request: Request, layer: LayerOption = "", at: AtOption = "") -> "Pages":
+    """Draw dynamic kernels, gates, footprints, folded kernels."""
+    from ctxbench.visualize.kernels_figure import pages
+
+    del request
+    return partial(pages, layers=_layers(layer), positions=_places(at))
+
+
+def priors(
+    request: Request,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show.")] = 5,
+) -> "Pages":
+    """Draw the likeliest classes by stage, and what a prior does."""
+    from ctxbench.visualize.priors_figure import pages
+
+    del request
+    return partial(pages, top=top)
+
+
+def erf(
+    request: Request,
+    layer: LayerOption = "",
+    probes: Annotated[
+        int, typer.Option("--probes", min=1, help="Random directions for each image.")
+    ] = 2,
+) -> "Pages":
+    """Draw effective receptive fields beside the theoretical."""
+    from ctxbench.visualize.erf_figure import pages
+
+    return partial(pages, layer=layer or None, seed=request.seed, probes=probes)
+
+
+def cues(request: Request) -> "Pages":
+    """Draw whether networks look at what decides the class."""
+    from ctxbench.visualize.cues_figure import pages
+
+    del request
+    return pages
+
+
+def _layers(text: str) -> list[str] | None:
+    return listed(text) if text else None
+
+
+def _places(text: str) -> list[tuple[float, float]] | None:
+    """Read `112,80;0,0` as positions (y, x)."""
+    from ctxbench.errors import SpecError
+
+    if not text:
+        return None
+    try:
+        return [_place(place) for place in text.split(";")]
+    except ValueError:
+        raise SpecError(f"--at {text!r} is no position. Write Y,X or Y,X;Y,X.") from None
+
+
+def _place(text: str) -> tuple[float, float]:
+    y, x = map(float, text.split(","))
+    return y, x
+
+
+for _kind in (gradcam, offsets, kernels, priors, erf, cues):
+    command_of(app, _kind)

@@ -1,0 +1,133 @@
+"""The figure of `cues`: where networks look, around the object that counts, on average."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ctxbench.report.timings import wrap
+from ctxbench.style import BLACK, GREY, WIDTH_IN, style
+from ctxbench.visualize.cues import CuesRow, Found, attend, rows_of
+from ctxbench.visualize.subject import Array, Image, Mark, Page, Subject
+
+_PANEL_IN, _TEXT_IN, _ENDS_IN = 1.0, 0.42, 1.1
+_BAR_IN, _NARROW_IN = 0.9, 4.2
+_LETTERS = 22  # of a heading's line
+_COLOURS = ("white", "#ff8c1a")  # object, cue
+
+_SHARED = 2  # the gradient and Grad-CAM, which all networks have, are on one scale
+
+_Run = tuple[Found, list[CuesRow]]
+# by network, the kinds of attention that it has, and of each what every trial came to
+_Seen = dict[str, list[list[_Run]]]
+
+
+def pages(subjects: Sequence[Subject], images: Iterable[Image]) -> Iterator[Page]:
+    """Draw all networks over all images on one page; trials of one network are one column.
+
+    Raises: VisualizeError for images that do not tell where object and cue stand.
+    """
+    kept = list(images)  # small, and each network takes them all
+    seen: _Seen = {}
+    rows: list[CuesRow] = []
+    for subject in subjects:
+        found = attend(subject, kept)
+        marks, size = kept[0].marks, subject.sample(kept[0]).shown.shape[:2]
+        made = [rows_of(subject, attention, marks, size) for attention in found]
+        column = seen.setdefault(subject.title, [[] for _ in found])
+        for runs, run in zip(column, zip(found, made, strict=True), strict=True):
+            runs.append(run)
+        rows += chain.from_iterable(made)
+    arrays = {
+        f"{title} {runs[0][0].measure} {runs[0][0].layer or ''}".strip(): _mean(runs)
+        for title, column in seen.items()
+        for runs in column
+    }
+    yield Page(draw(seen, kept[0].marks, len(kept)), arrays, rows)
+
+
+def draw(seen: _Seen, marks: Sequence[Mark], images: int) -> Figure:
+    """Draw a column for each network, and in it a panel for each kind of attention."""
+    tall = max(map(len, seen.values()))
+    height = tall * (_PANEL_IN + _TEXT_IN) + _ENDS_IN
+    width = min(WIDTH_IN, max(_NARROW_IN, len(seen) * _PANEL_IN * 1.3 + _BAR_IN))
+    with style():
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(tall, len(seen), squeeze=False)
+        for number, row in enumerate(axes):
+            runs = [column[number] if number < len(column) else [] for column in seen.values()]
+            _draw_row(figure, row, runs, marks, shared=number < _SHARED)
+        for axis, (title, column) in zip(axes[0], seen.items(), strict=True):
+            axis.set_title(_heading(title, column[0]), fontsize=6.5)
+        figure.suptitle(
+            f"Where networks look, around the object that counts\nMean of {images} images, turned "
+            f"so that the cue is at the right",
+            fontsize=8.5,
+        )
+        figure.supxlabel(
+            "White: the object. Orange: the cue. Below, the share of the attention that is within "
+            "the cue,\nand in brackets that of another image's attention at the same place",
+            fontsize=6.5, color=GREY,
+        )  # fmt: skip
+    return figure
+
+
+def _heading(title: str, runs: Sequence[_Run]) -> str:
+    trained = all(row.trained for _, rows in runs for row in rows)
+    told = f"trained, {len(runs)} seed{'s' if len(runs) > 1 else ''}"
+    return "\n".join(
+        [*wrap(title.replace(":", " "), _LETTERS), told if trained else "random weights"]
+    )
+
+
+def _draw_row(
+    figure: Figure, axes: Any, row: Sequence[Sequence[_Run]], marks: Sequence[Mark], *, shared: bool
+) -> None:
+    maps = [100 * _mean(runs) if runs else None for runs in row]
+    tops = [0.0 if shares is None else float(np.nanmax(shares)) for shares in maps]
+    for axis, runs, shares, own in zip(axes, row, maps, tops, strict=True):
+        axis.set(xticks=[], yticks=[])
+        if shares is None:
+            axis.set_axis_off()
+            continue
+        top = max(tops) if shared else own
+        drawn = axis.imshow(shares, cmap="magma", vmin=0, vmax=top, interpolation="nearest")
+        _frame(axis, shares, marks)
+        axis.set_xlabel(_words(runs), fontsize=6.5)
+        if not shared or axis is axes[-1]:
+            bar = figure.colorbar(drawn, ax=axis, shrink=0.85, pad=0.03, aspect=12)
+            bar.ax.tick_params(labelsize=6)
+            bar.set_label("% a pixel" if axis is axes[-1] else "", fontsize=6.5)
+
+
+def _frame(axis: Any, shares: Array, marks: Sequence[Mark]) -> None:
+    """Frame the object, in the middle, and the cue, at the right of it."""
+    middle = (shares.shape[0] - 1) / 2
+    thing, cue = marks[:2]
+    away = max(abs(cue.left - thing.left), abs(cue.top - thing.top))
+    for colour, right, mark in zip(_COLOURS, (0, away), (thing, cue), strict=True):
+        corner = (middle + right - mark.width / 2, middle - mark.height / 2)
+        axis.add_patch(
+            Rectangle(corner, mark.width, mark.height, fill=False, edgecolor=colour, zorder=3)
+        )
+    axis.spines[:].set(linewidth=0.4, color=BLACK)
+
+
+def _words(runs: Sequence[_Run]) -> str:
+    """Say what looks, and the share of the part that is bound to the object, over the runs."""
+    rows = [rows[1] for _, rows in runs]
+    share, shuffled = (
+        np.mean([value for row in rows if (value := getattr(row, name)) is not None] or [0.0])
+        for name in ("share", "shuffled")
+    )
+    layer = (rows[0].layer or "").removeprefix("backbone.").split(".")
+    what = f"{rows[0].measure} {'.'.join(layer[:2])}".strip()
+    return f"{what}\n{rows[0].part} {share:.1f} % ({shuffled:.1f})"
+
+
+def _mean(runs: Sequence[_Run]) -> Array:
+    """Return the mean of the shares around the object, over runs and images."""
+    return np.asarray(np.mean([found.mean for found, _ in runs], axis=0))
