@@ -136,7 +136,7 @@ class _Explained:
         maps: list[Tensor] = []
 
         def hook(_: nn.Module, __: Any, output: Any) -> Tensor:
-            if not is_map(output, len(self.x)):
+            if not is_map(output, self.x):
                 told = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise VisualizeError(
                     f"Layer {self.name!r} returns {told}, and not a map (B, C, H, W) of more than "

@@ -14,7 +14,8 @@ from ctxbench.errors import UnknownNameError, VisualizeError
 
 # what changes no map, or leaves nothing of it
 _NO_TARGET = (nn.Identity, nn.Dropout, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-_SHOWN = 12
+# how far a map's width may be from what its height lets expect, in pixels and as a share
+_ODD, _ODD_SHARE = 1.5, 0.1
 
 
 @contextmanager
@@ -195,7 +196,7 @@ def target_layer(model: nn.Module, x: Tensor) -> str:
     def hook_for(name: str) -> Any:
         def hook(module: nn.Module, _: Any, output: Any) -> None:
             times[name] += 1
-            if not isinstance(module, _NO_TARGET) and is_map(output, len(x)):
+            if not isinstance(module, _NO_TARGET) and is_map(output, x):
                 found.append(name)
 
         return hook
@@ -219,14 +220,16 @@ def target_layer(model: nn.Module, x: Tensor) -> str:
     return once[-1]
 
 
-def is_map(output: Any, batch: int) -> bool:
-    """Say whether a layer has returned a map (B, C, H, W) of more than one position."""
-    return (
-        isinstance(output, Tensor)
-        and output.ndim == 4
-        and len(output) == batch
-        and output.shape[2] * output.shape[3] > 1
-    )
+def is_map(output: Any, x: Tensor) -> bool:
+    """Say whether a layer has returned a map (B, C, H, W) of more than one position.
+
+    It has the aspect ratio of the images, but for a pixel or so; with channels last it has not.
+    """
+    if not (isinstance(output, Tensor) and output.ndim == 4 and len(output) == len(x)):
+        return False
+    height, width = output.shape[2:]
+    fitting = height * x.shape[3] / x.shape[2]  # the width that such a height would have
+    return height * width > 1 and abs(fitting - width) <= _ODD + _ODD_SHARE * width
 
 
 def scores_of(output: Any) -> Tensor:

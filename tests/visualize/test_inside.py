@@ -10,6 +10,7 @@ from torchvision.models import detection
 
 from ctxbench.errors import UnknownNameError, VisualizeError
 from ctxbench.models import create_model
+from ctxbench.visualize.gradcam import gradcam
 from ctxbench.visualize.inside import (
     at_rest,
     is_detection,
@@ -248,6 +249,14 @@ def test_the_target_layer_of_a_large_network_is_its_last_map(spec, layer):
     model = create_model(spec)
     with at_rest(model):
         assert target_layer(model, torch.ones(1, 3, 64, 64)) == layer
+
+
+def test_what_has_channels_last_is_no_map():
+    model = create_model("convnext_nano").eval()  # its last stage has one position
+    with at_rest(model):
+        assert target_layer(model, torch.ones(2, 3, 24, 24)) == "downsample_layers.3.0"
+    with pytest.raises(VisualizeError, match="'stages.2.0.pwconv2' returns"):
+        gradcam(model, torch.ones(2, 3, 24, 24), layer="stages.2.0.pwconv2")
 
 
 def test_the_target_layer_of_timms_networks():
