@@ -83,8 +83,9 @@ def run_all(
 
     Trials that have a row are not run again, but for failed ones with `retry`, and with `weights`
     for finished ones whose weights are not here: rows travel with a repository, weights do not.
-    Those that another process works on are waited for, and taken over if it dies. Ctrl-C and SIGTERM let the trials
-    under way finish their step and save; `on_event` may be called from the handler of a signal.
+    Those that another process works on are waited for, and taken over if it dies. Ctrl-C and
+    SIGTERM let the trials under way finish their step and save; `on_event` may be called from the
+    handler of a signal.
     Raises: CtxbenchError for what is not the trial's own and has no row, when all else is done;
     KeyboardInterrupt at a second Ctrl-C.
     """

@@ -41,8 +41,9 @@ class Request:
         list[str],
         typer.Argument(
             metavar="SPEC... [IMAGE...]",
-            help="Networks, or run:ID for what `ctxbench ablate` has trained; then image files and "
-            "folders. Without images: those of the run's data, or two photographs.",
+            help="Networks, or run:EXPERIMENT/LABEL/SEED or run:ID for what `ctxbench ablate` "
+            "trained; then image files and folders. Without images: those of the run's data, or "
+            "two photographs.",
         ),
     ]
     checkpoint: Annotated[
@@ -102,10 +103,10 @@ def _draw(kind: str, request: Request, pages: "Pages") -> None:
     from ctxbench.records import append_rows, as_row, prepare
     from ctxbench.visualize.load import subject_of
 
-    specs, paths = _split(request.words)
+    specs, paths = _split(request.words, request.out)
     raw = request.out / "raw"
     prepare(raw)
-    subjects = [
+    loaded = [
         subject_of(
             spec,
             checkpoint=request.checkpoint,
@@ -118,8 +119,9 @@ def _draw(kind: str, request: Request, pages: "Pages") -> None:
         )
         for spec in specs
     ]
+    subjects = [replace(each, title=specs[each.spec] or each.title) for each in loaded]
     tell = ticker(quiet=request.quiet)
-    images = _told(_images(kind, request, specs, paths), tell)
+    images = _told(_images(kind, request, list(specs), paths), tell)
     rows: list[dict[str, Any]] = []
     try:
         for number, page in enumerate(pages(subjects, images), start=1):
@@ -135,25 +137,26 @@ def _draw(kind: str, request: Request, pages: "Pages") -> None:
         _print(rows, request.form)
 
 
-def _split(words: list[str]) -> tuple[list[str], list[str]]:
-    """Tell networks from images.
+def _split(words: list[str], out: Path) -> tuple[dict[str, str | None], list[str]]:
+    """Tell networks, each with the title it is to have, from images.
 
     Raises: UnknownNameError for what is neither; SpecError if there is no network.
     """
     from ctxbench.errors import SpecError, UnknownNameError
     from ctxbench.models import MODELS
     from ctxbench.models.listing import expand
+    from ctxbench.visualize.load import expanded
 
-    specs: list[str] = []
+    specs: dict[str, str | None] = {}
     paths: list[str] = []
     for word in words:
         name = word.partition(":")[0]
         if name in MODELS or word.startswith(("run:", "torchvision/", "timm/")) or ".py:" in word:
-            specs.append(word)
+            specs |= expanded(word, out)
         elif Path(word).exists():
             paths.append(word)
         elif any(sign in name for sign in "*?["):
-            specs += expand([word])
+            specs |= dict.fromkeys(expand([word]))
         elif Path(word).suffix or "/" in word:
             raise SpecError(f"There is no image {word!r}.")
         else:
@@ -209,7 +212,7 @@ def _save(page: "Page", kind: str, request: Request, number: int) -> Path:
     from ctxbench.errors import RecordsError
     from ctxbench.style import save
 
-    words = "-".join(re.sub(r"[^\w.=]+", "-", word) for word in _split(request.words)[0])
+    words = re.sub(r"[^\w.=]+", "-", "-".join(w for w in request.words if not Path(w).exists()))
     name = request.name or f"{kind}/{words[:_LONGEST].strip('-.')}"
     picture = Path(f"{name}-{number}" if number > 1 else name)
     stem = request.out / "figures" / picture

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
@@ -17,7 +17,7 @@ from ctxbench.ablate.device import device_of
 from ctxbench.ablate.examples import telling_order
 from ctxbench.ablate.folder import folder_of
 from ctxbench.ablate.plan import load
-from ctxbench.ablate.rows import TRIALS
+from ctxbench.ablate.rows import EXPERIMENTS, TRIALS
 from ctxbench.data import TensorImages
 from ctxbench.data import resolve as resolve_data
 from ctxbench.data.augment import seeded_apart
@@ -34,6 +34,7 @@ __all__ = [
     "class_index",
     "data_of_run",
     "default_images",
+    "expanded",
     "images_of",
     "images_of_data",
     "photographs",
@@ -83,6 +84,34 @@ def subject_of(
         names = naming.class_names_of(class_names, classes)
     subject.model.eval().to(place, _DTYPES[dtype])
     return replace(subject, preprocess=preprocess, class_names=names)
+
+
+def expanded(spec: str, out: Path = _RESULTS) -> dict[str, str | None]:
+    """Return the runs of `run:EXPERIMENT[/LABEL[/SEED]]` as `run:ID`, each with its label.
+
+    They are the trials of an experiment as `ctxbench ablate` ran it last: all, those of a variant
+    with that label on any axis, or one. Any other spec is returned as it is, without a label.
+    Raises: VisualizeError for a label or a seed that the experiment has not.
+    """
+    name, *chosen = [part.strip() for part in spec.removeprefix(_RUN).split("/", 2)]
+    rows = latest(read_rows(EXPERIMENTS, raw=out / "raw").rows, "experiment")
+    experiment = next((row for row in rows if row["experiment"] == name), None)
+    if not spec.startswith(_RUN) or experiment is None:
+        return {spec: None}
+    found: dict[str, str | None] = {}
+    labels, seeds = [], [str(seed) for seed in experiment["seeds"]]
+    for variant in experiment["variants"]:
+        own = [str(label) for label in variant["labels"].values()]
+        labels += own
+        if not chosen or chosen[0].lower() in map(str.lower, own):
+            runs = zip(seeds, variant["trials"], strict=True)
+            found |= {f"{_RUN}{run}": ", ".join(own) for s, run in runs if chosen[1:] in ([], [s])}
+    if not found:
+        raise VisualizeError(
+            f"{spec}: {name} has the labels {_some(dict.fromkeys(labels))} and the seeds "
+            f"{', '.join(seeds)}. Write {_RUN}{name}/LABEL/SEED."
+        )
+    return found
 
 
 def data_of_run(spec: str, out: Path = _RESULTS) -> str | None:
@@ -228,6 +257,7 @@ def _short(data: str) -> str:
     return plain if len(plain) <= _DATA_SHOWN else f"{plain[: _DATA_SHOWN - 1]}\u2026"
 
 
-def _some(runs: Sequence[Any]) -> str:
+def _some(several: Iterable[Any]) -> str:
+    runs = list(several)
     more = f" and {len(runs) - _RUNS_SHOWN} more" if len(runs) > _RUNS_SHOWN else ""
     return ", ".join(map(str, runs[:_RUNS_SHOWN])) + more
