@@ -5,7 +5,7 @@ README ?= --readme README.md
 BIN := .venv/bin
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt
 
-.PHONY: report test format latency ablations benchmark clean
+.PHONY: report test format latency ablations gallery benchmark clean
 
 # every claim, every cost, a small ablation, every table and figure, and the tables of the README
 report: .venv/run
@@ -36,6 +36,27 @@ ablations: .venv/run
 	  $(BIN)/ctxbench ablate experiments/$$name.toml --jobs 2 --out $(OUT) || failed=$$?; \
 	  [ $$failed -le 1 ] || exit $$failed; \
 	done; exit $$failed
+
+# the pictures in results/figures/gallery, of networks that are trained first if their weights are not
+# here: 40 minutes on two cores, or else 3
+GALLERY := run:context_gallery
+DRAW = $(BIN)/ctxbench visualize
+gallery: .venv/run
+	for name in context_gallery coconv_levels; do \
+	  $(BIN)/ctxbench ablate experiments/$$name.toml --weights --jobs 2 --out $(OUT) || exit; \
+	done
+	$(DRAW) cues $(GALLERY) --name gallery/cues --out $(OUT)
+	$(DRAW) gradcam $(GALLERY)/ResNet/2 $(GALLERY)/CoResNet/2 $(GALLERY)/CGC-ResNet/2 \
+	  '$(GALLERY)/Contextual ResNet/2' $(GALLERY)/OverLoCK/2 --name gallery/gradcam --out $(OUT)
+	$(DRAW) offsets '$(GALLERY)/Contextual ResNet/1' --index 0 --name gallery/offsets --out $(OUT)
+	$(DRAW) priors '$(GALLERY)/Contextual ResNet/1' --name gallery/priors --out $(OUT)
+	$(DRAW) kernels $(GALLERY)/OverLoCK/2 --index 0 --name gallery/kernels_overlock --out $(OUT)
+	$(DRAW) kernels $(GALLERY)/CGC-ResNet/2 --index 0-31 --name gallery/kernels_cgc --out $(OUT)
+	$(DRAW) kernels $(GALLERY)/CoResNet/2 --name gallery/kernels_coconv --out $(OUT)
+	$(DRAW) erf run:coconv_levels/1,1,1,1/1 run:coconv_levels/2,2,2,1/1 run:coconv_levels/3,3,3,3/1 \
+	  run:coconv_levels/4,3,2,1/1 --layer layer2 --name gallery/erf_levels --out $(OUT)
+	$(DRAW) erf resnet50 coresnet50 cgc_resnet50 ctx_resnet50 convnext_tiny overlock_t \
+	  --name gallery/erf --out $(OUT)
 
 # speed and memory on one thread: of counting beside other counters, about 20 minutes; of the
 # operators beside the obvious formulation, about 5 minutes; of training beside a bare loop, about 15

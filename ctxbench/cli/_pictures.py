@@ -120,6 +120,7 @@ def _draw(kind: str, request: Request, pages: "Pages") -> None:
         for spec in specs
     ]
     subjects = [replace(each, title=specs[each.spec] or each.title) for each in loaded]
+    titles = {subject.spec: subject.title for subject in subjects}
     tell = ticker(quiet=request.quiet)
     images = _told(_images(kind, request, list(specs), paths), tell)
     rows: list[dict[str, Any]] = []
@@ -127,7 +128,10 @@ def _draw(kind: str, request: Request, pages: "Pages") -> None:
         for number, page in enumerate(pages(subjects, images), start=1):
             tell("saving")
             picture = _save(page, kind, request, number)
-            made = [as_row(replace(row, picture=str(picture))) for row in page.rows]
+            made = [
+                {"network": titles[row.model], **as_row(replace(row, picture=str(picture)))}
+                for row in page.rows
+            ]
             append_rows(kind, made, raw=raw, seed=request.seed)
             rows += made
             tell("")

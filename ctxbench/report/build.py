@@ -29,11 +29,14 @@ COMMANDS = {
     "experiments": "ctxbench ablate experiments/coconv_levels.toml",
     "trials": "ctxbench ablate experiments/coconv_levels.toml",
     "examples": "ctxbench ablate experiments/coconv_levels.toml",
+    **dict.fromkeys(("cues", "gradcam", "offsets", "priors", "kernels", "erf"), "make gallery"),
+    "gradcam_speed": "python benchmarks/gradcam.py",
 }
 # the tables with files of their own; the others are for a README
 _FILED = (
     "costs", "claims", "counting", "operators", "latency", "context_cost", "timers", "training",
-    "training_jobs", "ablations", "expectations",
+    "training_jobs", "ablations", "expectations", "cue_shares", "receptive_fields",
+    "faithfulness", "sampling", "kernels", "priors", "gradcam_speed",
 )  # fmt: skip
 _FORMATS: tuple[Format, ...] = ("csv", "md")
 _IMAGES = ("png", "svg")

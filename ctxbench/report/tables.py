@@ -9,7 +9,7 @@ from pandas import DataFrame
 from ctxbench.claims import COUNTED, VERDICTS
 from ctxbench.records import Row, latest
 from ctxbench.render import Format, render
-from ctxbench.report import ablations
+from ctxbench.report import ablations, pictures
 from ctxbench.report._frames import frame
 from ctxbench.report.networks import CLAIM, merge, networks
 from ctxbench.report.timings import compared, is_operator, timed, with_interval, words
@@ -125,6 +125,24 @@ _HEADINGS = {
     "seeds": "seeds paired",
     "error_interval": "top-1 error (% [95 %])",
     "difference_interval": "difference (points [95 %])",
+    "ours_image_ms": "ours (ms an image)",
+    "grad_cam": "grad-cam / ours",
+    "torch_cam": "torch-cam / ours",
+    "share": "within it (%)",
+    "shuffled": "of another image's (%)",
+    "beyond": "difference (points [95 %])",
+    "plain": "without looking (%)",
+    "area": "its area (%)",
+    "square20": "square of 20 % (px [95 %])",
+    "square50": "square of 50 % (px [95 %])",
+    "square99": "square of 99 % (px [95 %])",
+    "mean_displacement_px": "mean displacement (px)",
+    "largest_displacement_px": "largest, mean over images (px)",
+    "regular_share_outside": "share outside, regular grid",
+    "constant_share": "the same everywhere (share)",
+    "true_rank": "mean rank of the true class, by stage",
+    "score_change": "change of scores by another prior",
+    "moved": "predictions that it changes (share)",
 }
 
 
@@ -256,6 +274,13 @@ TABLES = {
     "expectations": Table("experiments", ablations.judge, _TRIALS),
     "ablation_findings": Table("experiments", ablations.ablation_findings, _TRIALS),
     "ablation_errors": Table("experiments", ablations.ablation_errors, _TRIALS),
+    "cue_shares": Table("cues", pictures.cue_shares),
+    "receptive_fields": Table("erf", pictures.receptive_fields),
+    "faithfulness": Table("gradcam", pictures.faithfulness),
+    "sampling": Table("offsets", pictures.sampling),
+    "kernels": Table("kernels", pictures.kernels),
+    "priors": Table("priors", pictures.priors),
+    "gradcam_speed": Table("gradcam_speed", pictures.gradcam_speed),
     "verdicts": Table("claims", verdicts),
     "headline": Table("claims", headline),
 }

@@ -36,7 +36,6 @@ class CuesRow:
     """
 
     model: str
-    network: str
     weights: str
     trained: bool
     measure: str
@@ -163,8 +162,8 @@ def rows_of(subject: Subject, found: Found, marks: Sequence[Mark], size: Place) 
         }
         rows.append(
             CuesRow(
-                model=subject.spec, network=subject.title, weights=subject.weights,
-                trained=subject.trained, measure=found.measure, layer=found.layer, part=part,
+                model=subject.spec, weights=subject.weights, trained=subject.trained,
+                measure=found.measure, layer=found.layer, part=part,
                 images=found.images, share=means["share"], shuffled=means["shuffled"],
                 plain=means["plain"],
                 area=100 * mark.height * mark.width / (size[0] * size[1]),

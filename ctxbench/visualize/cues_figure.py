@@ -46,10 +46,11 @@ def pages(subjects: Sequence[Subject], images: Iterable[Image]) -> Iterator[Page
         for title, column in seen.items()
         for runs in column
     }
-    yield Page(draw(seen, kept[0].marks, len(kept)), arrays, rows)
+    headings = [_heading([s for s in subjects if s.title == title]) for title in seen]
+    yield Page(draw(seen, headings, kept[0].marks, len(kept)), arrays, rows)
 
 
-def draw(seen: _Seen, marks: Sequence[Mark], images: int) -> Figure:
+def draw(seen: _Seen, headings: Sequence[str], marks: Sequence[Mark], images: int) -> Figure:
     """Draw a column for each network, and in it a panel for each kind of attention."""
     tall = max(map(len, seen.values()))
     height = tall * (_PANEL_IN + _TEXT_IN) + _ENDS_IN
@@ -60,8 +61,8 @@ def draw(seen: _Seen, marks: Sequence[Mark], images: int) -> Figure:
         for number, row in enumerate(axes):
             runs = [column[number] if number < len(column) else [] for column in seen.values()]
             _draw_row(figure, row, runs, marks, shared=number < _SHARED)
-        for axis, (title, column) in zip(axes[0], seen.items(), strict=True):
-            axis.set_title(_heading(title, column[0]), fontsize=6.5)
+        for axis, heading in zip(axes[0], headings, strict=True):
+            axis.set_title(heading, fontsize=6.5)
         figure.suptitle(
             f"Where networks look, around the object that counts\nMean of {images} images, turned "
             f"so that the cue is at the right",
@@ -75,12 +76,14 @@ def draw(seen: _Seen, marks: Sequence[Mark], images: int) -> Figure:
     return figure
 
 
-def _heading(title: str, runs: Sequence[_Run]) -> str:
-    trained = all(row.trained for _, rows in runs for row in rows)
-    told = f"trained, {len(runs)} seed{'s' if len(runs) > 1 else ''}"
-    return "\n".join(
-        [*wrap(title.replace(":", " "), _LETTERS), told if trained else "random weights"]
-    )
+def _heading(trials: Sequence[Subject]) -> str:
+    """Name a network, and say of how many trainings it is the mean and how well they went."""
+    told = ["random weights"]
+    if all(trial.trained for trial in trials):
+        told = [f"trained, {len(trials)} seed{'s' if len(trials) > 1 else ''}"]
+        errors = [trial.error for trial in trials if trial.error is not None]
+        told += [f"errors {min(errors):.1f} to {max(errors):.1f} %"] if errors else []
+    return "\n".join([*wrap(trials[0].title.replace(":", " "), _LETTERS), *told])
 
 
 def _draw_row(
@@ -124,8 +127,8 @@ def _words(runs: Sequence[_Run]) -> str:
         for name in ("share", "shuffled")
     )
     layer = (rows[0].layer or "").removeprefix("backbone.").split(".")
-    what = f"{rows[0].measure} {'.'.join(layer[:2])}".strip()
-    return f"{what}\n{rows[0].part} {share:.1f} % ({shuffled:.1f})"
+    what = wrap(f"{rows[0].measure} {'.'.join(layer[:2])}".strip(), _LETTERS)
+    return "\n".join([*what, f"{rows[0].part} {share:.1f} % ({shuffled:.1f})"])
 
 
 def _mean(runs: Sequence[_Run]) -> Array:

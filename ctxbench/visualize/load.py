@@ -166,6 +166,7 @@ def _trained(spec: str, out: Path) -> Subject:
         trained=True,
         preprocess=_as_validated(row),
         class_names=naming.names_of_folders(row["data"]),
+        error=error,
     )
 
 

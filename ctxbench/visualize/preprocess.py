@@ -84,7 +84,7 @@ class Preprocess:
         """Say it in a line for a picture."""
         size = f"{self.height}x{self.width} px"
         cut = f"shorter side to {self.resize_px} px ({self.interpolation}), central {size}"
-        resized = f"resized to {size} ({self.interpolation})"
+        resized = f"whole image at {size} ({self.interpolation})"
         mean, std = (", ".join(f"{v:.3g}" for v in values) for values in (self.mean, self.std))
         plain = {*self.mean} == {0.0} and {*self.std} == {1.0}
         scaled = "pixels as 0..1" if plain else f"mean {mean}; std {std}"

@@ -57,7 +57,8 @@ class Subject:
     """A network to be drawn, and how to say which it is.
 
     `title` is short, for headings; `weights` says where they come from, `trained` is False for
-    random ones, which every picture says. `class_names` has one name a class, if they are known.
+    random ones, which every picture says. `class_names` has one name a class, if they are known,
+    `error` is the top-1 error in % after a training of ours.
     """
 
     spec: str
@@ -67,6 +68,7 @@ class Subject:
     trained: bool
     preprocess: Preprocess
     class_names: tuple[str, ...] | None = None
+    error: float | None = None
 
     def sample(self, image: Image) -> Sample:
         """Return an image as this network sees it."""

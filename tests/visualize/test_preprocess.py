@@ -180,4 +180,4 @@ def test_a_picture_can_say_it_in_a_line():
         "std 0.229, 0.224, 0.225"
     )
     whole = str(Preprocess(24, 32, (0.5,), (0.25,), interpolation="bicubic"))
-    assert whole == "resized to 24x32 px (bicubic); mean 0.5; std 0.25"
+    assert whole == "whole image at 24x32 px (bicubic); mean 0.5; std 0.25"

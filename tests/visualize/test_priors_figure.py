@@ -95,7 +95,7 @@ def test_says_what_it_is_and_whose():
         "with the prior of image 1",
         "with the prior of image 0",
         "true: a class who\N{HORIZONTAL ELLIPSIS}",
-        "resized to 32x32 px (bilinear); mean 0.5, 0.5, 0.5; std 0.25, 0.25, 0.25",
+        "whole image at 32x32 px (bilinear); mean 0.5, 0.5, 0.5; std 0.25, 0.25, 0.25",
         "size of the prior",
         "true class",
     ):
