@@ -17,7 +17,18 @@ from ctxbench.spec import options_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-COMMANDS = typer.main.get_command(app).commands
+
+
+def _commands(group, name=""):
+    """Yield the name and the command of everything that can be run, `visualize erf` as well."""
+    for key, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{name}{key} ")
+        else:
+            yield f"{name}{key}", command
+
+
+COMMANDS = dict(_commands(typer.main.get_command(app)))
 
 
 def test_every_command_and_option_is_documented():
@@ -36,7 +47,8 @@ def _commands_in_readme():
     lines = re.findall(r"^\$ (ctxbench .+)$", README, flags=re.MULTILINE)
     for text in spans + lines:
         words = text.split()
-        yield words[1], words[2:]
+        size = 3 if words[1] == "visualize" else 2
+        yield " ".join(words[1:size]), words[size:]
 
 
 def test_the_first_command_comes_early():
@@ -99,6 +111,7 @@ def test_the_committed_tables_and_figures_are_made_from_the_rows(tmp_path):
         p.relative_to(ROOT / "results")
         for folder in ("tables", "figures")
         for p in (ROOT / "results" / folder).iterdir()
+        if p.is_file()  # the pictures of models in folders of their own are not made from rows
     )
     assert made == kept
     for path in kept:

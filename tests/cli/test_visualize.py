@@ -326,6 +326,7 @@ def test_runs_of_an_experiment_are_drawn_under_their_labels(sketch, trained, wor
     (figure,) = sketch.figures
     _, *columns = headings(figure)  # the first is that of the images
     seeds = [int(row["weights"].split("seed ")[1][0]) for row in json.loads(out)]
+    assert [row["network"] for row in json.loads(out)] == columns
     assert list(zip(columns, seeds, strict=True)) == titles
 
 

@@ -5,6 +5,7 @@ import pytest
 from tests.report.ablation_rows import SMALL, SMALL_TRIALS
 from tests.report.example_rows import EXAMPLES
 from tests.report.latency_rows import CEILINGS, LATENCY, LAYER_TIMES
+from tests.report.picture_rows import PICTURES
 from tests.report.rows import CLAIMS, COSTS, LAYERS, OPERATORS, STAMP, TRAINING
 
 
@@ -28,6 +29,7 @@ def raw(tmp_path, save_rows):
     kinds |= {"timers": [{"model": "plain", "batch": 1, "threads": 2, "ratio": 1.0}]}
     kinds |= {"training": TRAINING, "examples": EXAMPLES}
     kinds |= {"experiments": [SMALL], "trials": SMALL_TRIALS}
+    kinds |= PICTURES
     for kind, rows in kinds.items():
         save_rows(tmp_path / "raw", kind, rows)
     return tmp_path / "raw"

@@ -19,6 +19,14 @@ MADE = [
     "tables/training_jobs.csv", "tables/training_jobs.md",
     "tables/ablations.csv", "tables/ablations.md",
     "tables/expectations.csv", "tables/expectations.md",
+    *(
+        f"tables/{name}.{suffix}"
+        for name in (
+            "cue_shares", "receptive_fields", "faithfulness", "sampling", "kernels", "priors",
+            "gradcam_speed",
+        )
+        for suffix in ("csv", "md")
+    ),
     "figures/claims.png", "figures/claims.svg", "figures/parity.png", "figures/parity.svg",
     "figures/latency.png", "figures/latency.svg", "figures/roofline.png", "figures/roofline.svg",
     "figures/layers.png", "figures/layers.svg",
