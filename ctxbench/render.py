@@ -35,7 +35,10 @@ def render(rows: Sequence[Row], columns: Mapping[str, str], form: Format) -> str
 
 
 def show(value: Any) -> str:
-    """Write a cell for a reader: thousands apart, shapes with a cross, nothing for None."""
+    """Write a cell for a reader: thousands apart, shapes with a cross, nothing for None.
+
+    A list of anything but whole numbers has commas, one of lists semicolons.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -44,9 +47,14 @@ def show(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, tuple | list):
-        return "x".join(map(str, value))
-    return str(value)
+    return _list(value) if isinstance(value, tuple | list) else str(value)
+
+
+def _list(values: Sequence[Any]) -> str:
+    if all(isinstance(each, int) for each in values):
+        return "x".join(map(str, values))
+    lists = any(isinstance(each, tuple | list) for each in values)
+    return ("; " if lists else ", ").join("-" if each is None else show(each) for each in values)
 
 
 def _is_number(value: Any) -> bool:

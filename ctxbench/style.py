@@ -1,5 +1,6 @@
 """How every figure looks and is saved: at a paper's width, the same bytes for the same rows."""
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,3 +86,13 @@ def write_column(
     for y, cell in cells:
         axis.annotate(cell, (1, y), xycoords=across, va="center_baseline", **place)
     axis.annotate(head, (1, 1), xycoords="axes fraction", va="bottom", color=GREY, **place)
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Break a long spec into lines, behind its punctuation where that is possible."""
+    lines = [""]
+    for piece in re.findall(rf"[^:,/ ]{{1,{width - 1}}}[:,/ ]*|[:,/ ]+", text):
+        if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
+            lines.append("  ")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]

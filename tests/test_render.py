@@ -56,7 +56,17 @@ def test_no_rows_is_a_heading_alone(form):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(None, ""), (True, "yes"), (12345, "12,345"), (1.5e-7, "1.5e-07")]
+    ("value", "text"),
+    [
+        (None, ""),
+        (True, "yes"),
+        (12345, "12,345"),
+        (1.5e-7, "1.5e-07"),
+        ((3, 1024, 7), "3x1024x7"),
+        (("stage 1", "stage 2"), "stage 1, stage 2"),
+        ((8, 5, None), "8, 5, -"),
+        ((("cat", "dog"), ("dog",)), "cat, dog; dog"),
+    ],
 )
 def test_cells(value, text):
     assert show(value) == text

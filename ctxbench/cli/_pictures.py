@@ -1,8 +1,9 @@
 """What the commands of `ctxbench visualize` share: their options, and the way to the pictures."""
 
 import inspect
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,10 +28,23 @@ if TYPE_CHECKING:
     Pages = Callable[[list[Subject], Iterable[Image]], Iterator[Page]]
 
 _LONGEST = 80  # characters of a file's name
-# of a row: what stands in the file, not in the terminal
+# of a row: what stands in the file and in JSON only
 _HIDDEN = ("picture", "trained")
-# kinds that say something on average, of many images
-_INDEX = {"erf": "0-63", "cues": "0-255"}
+# of each kind, what a terminal has room for; the file and the other forms have everything
+_BRIEF = {
+    "gradcam": "layer method image class_name probability deletion random_deletion insertion "
+    "random_insertion",
+    "offsets": "layer image step_px mean_displacement_px largest_displacement_px share_outside "
+    "mean_mask constant_share",
+    "priors": "image true_class predicted donor swapped_predicted swapped_top_overlap "
+    "swapped_correlation",
+    "erf": "layer images width_px field_width_px square50_px square50_low_px square50_high_px "
+    "square99_px square99_low_px square99_high_px",
+    "cues": "measure layer part images share_percent shuffled_percent plain_percent area_percent",
+}
+# how many images are drawn if nobody says which: more by kinds that say something on average
+_COUNT, _COUNTS = 4, {"erf": 64, "cues": 256}
+_MOST = 1_000_000  # numbers in a list
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +114,14 @@ def command_of(app: typer.Typer, kind: Callable[..., "Pages"]) -> None:
 
 def _draw(kind: str, request: Request, pages: "Pages") -> None:
     """Load networks and images, draw page after page, and save each as it is made."""
+    from ctxbench.errors import SpecError
     from ctxbench.records import append_rows, as_row, prepare
     from ctxbench.visualize.load import subject_of
 
     specs, paths = _split(request.words, request.out)
+    name = request.name or f"{kind}/{_file_name(w for w in request.words if w not in paths)}"
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise SpecError(f"--name {name} leads out of {request.out / 'figures'}. Choose --out.")
     raw = request.out / "raw"
     prepare(raw)
     loaded = [
@@ -127,7 +145,8 @@ def _draw(kind: str, request: Request, pages: "Pages") -> None:
     try:
         for number, page in enumerate(pages(subjects, images), start=1):
             tell("saving")
-            picture = _save(page, kind, request, number)
+            picture = Path(f"{name}-{number}" if number > 1 else name)
+            _save(page, request.out / "figures" / picture)
             made = [
                 {"network": titles[row.model], **as_row(replace(row, picture=str(picture)))}
                 for row in page.rows
@@ -138,7 +157,7 @@ def _draw(kind: str, request: Request, pages: "Pages") -> None:
             note(f"{request.out / 'figures' / picture}.png, .svg, .npz", quiet=request.quiet)
     finally:  # what was drawn before a mistake is worth seeing
         tell("")
-        _print(rows, request.form)
+        _print(kind, rows, request.form)
 
 
 def _split(words: list[str], out: Path) -> tuple[dict[str, str | None], list[str]]:
@@ -153,41 +172,52 @@ def _split(words: list[str], out: Path) -> tuple[dict[str, str | None], list[str
 
     specs: dict[str, str | None] = {}
     paths: list[str] = []
+    experiments = {word.removeprefix("run:").split("/")[0] for word in words if "run:" in word}
     for word in words:
         name = word.partition(":")[0]
         if name in MODELS or word.startswith(("run:", "torchvision/", "timm/")) or ".py:" in word:
-            specs |= expanded(word, out)
-        elif Path(word).exists():
+            for spec, title in expanded(word, out).items():
+                of = f"{word.removeprefix('run:').split('/')[0]}: " if len(experiments) > 1 else ""
+                specs[spec] = specs.get(spec) or (title and f"{of}{title}")
+        elif os.path.exists(word):
             paths.append(word)
         elif any(sign in name for sign in "*?["):
             specs |= dict.fromkeys(expand([word]))
+        elif name.startswith("op/"):
+            raise SpecError(f"{word} is one operator, without images or classes. Name a network.")
         elif Path(word).suffix or "/" in word:
-            raise SpecError(f"There is no image {word!r}.")
+            raise SpecError(f"There is no image {word!r}, and no network of that name.")
         else:
             raise UnknownNameError("network", name, MODELS)
     if not specs:
-        raise SpecError(f"{' '.join(words)} names no network. Write networks first, then images.")
+        raise SpecError(f"{' '.join(words)!r} names no network. Write networks first, then images.")
     return specs, paths
 
 
 def _images(kind: str, request: Request, specs: list[str], paths: list[str]) -> "Iterator[Image]":
     """Return the images asked for; else those of the run's data; else two photographs."""
     from ctxbench.errors import SpecError
-    from ctxbench.visualize.load import data_of_run, default_images, images_of, images_of_data
+    from ctxbench.visualize.load import (
+        data_of_run,
+        images_of,
+        images_of_data,
+        photographs,
+        some_images,
+    )
 
     if paths and (request.data or request.index):
         raise SpecError("Give either image files, or --data and --index.")
     if paths:
         return images_of(paths, on_broken=partial(note, quiet=False))
-    runs = [spec for spec in specs if spec.startswith("run:")]
-    of_runs = {data_of_run(spec, request.out) for spec in runs}
-    data = request.data or (of_runs.pop() if len(of_runs) == 1 else None)
-    numbers = request.index or _INDEX.get(kind)
-    if data and (request.data or numbers):
-        return images_of_data(data, _numbers(numbers or "0-3"))
+    of_runs = {data_of_run(spec, request.out) for spec in specs} - {None}
+    data = request.data or (of_runs.pop() if of_runs else None)
+    if data and request.index:
+        return images_of_data(data, _numbers(request.index))
+    if data:
+        return some_images(data, _COUNTS.get(kind, _COUNT))
     if request.index:
         raise SpecError(f"--index {request.index} is of images of --data, which is not given.")
-    return default_images(runs[0] if data else specs[0], out=request.out)
+    return photographs()
 
 
 def _numbers(text: str) -> list[int]:
@@ -199,7 +229,10 @@ def _numbers(text: str) -> list[int]:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
             raise SpecError(f"--index {text!r} is no list of numbers. Write 0,3,5-9.")
-        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last - first >= _MOST:
+            raise SpecError(f"--index {text!r} names more than {_MOST:,} images. Name fewer.")
+        numbers += range(first, last + 1)
     return numbers
 
 
@@ -209,17 +242,18 @@ def _told(images: "Iterable[Image]", tell: Callable[[str], None]) -> "Iterator[I
         yield image
 
 
-def _save(page: "Page", kind: str, request: Request, number: int) -> Path:
-    """Write a page as PNG, SVG and NPZ; return its name below the folder of figures."""
+def _file_name(words: Iterable[str]) -> str:
+    """Return a file's name that tells the networks."""
+    return re.sub(r"[^\w.=]+", "-", "-".join(words))[:_LONGEST].strip("-.")
+
+
+def _save(page: "Page", stem: Path) -> None:
+    """Write a page as PNG, SVG and NPZ."""
     import numpy as np
 
     from ctxbench.errors import RecordsError
     from ctxbench.style import save
 
-    words = re.sub(r"[^\w.=]+", "-", "-".join(w for w in request.words if not Path(w).exists()))
-    name = request.name or f"{kind}/{words[:_LONGEST].strip('-.')}"
-    picture = Path(f"{name}-{number}" if number > 1 else name)
-    stem = request.out / "figures" / picture
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         for suffix in (".png", ".svg"):
@@ -227,10 +261,9 @@ def _save(page: "Page", kind: str, request: Request, number: int) -> Path:
         np.savez_compressed(stem.with_name(f"{stem.name}.npz"), allow_pickle=False, **page.arrays)
     except OSError as error:
         raise RecordsError(f"Cannot write {stem}: {error.strerror}. Choose --out.") from None
-    return picture
 
 
-def _print(rows: list[dict[str, Any]], form: Any) -> None:
+def _print(kind: str, rows: list[dict[str, Any]], form: Any) -> None:
     from ctxbench.render import render
 
     flat = [
@@ -238,7 +271,29 @@ def _print(rows: list[dict[str, Any]], form: Any) -> None:
         | {k: v for value in row.values() if isinstance(value, dict) for k, v in value.items()}
         for row in rows
     ]
-    keys = dict.fromkeys(key for row in flat for key, value in row.items() if value is not None)
-    columns = {key: key.replace("_", " ") for key in keys if key not in _HIDDEN}
-    if rows:
-        typer.echo(render(rows if form == "json" else flat, columns, form))
+    if form == "table":
+        _print_brief(kind, flat)
+    elif rows:
+        typer.echo(render(rows if form == "json" else flat, _columns(flat, hidden=_HIDDEN), form))
+
+
+def _print_brief(kind: str, rows: list[dict[str, Any]]) -> None:
+    """Print as much as a terminal has room for, of each operator a table of its own."""
+    from ctxbench.render import render
+
+    named = all(row["network"] == row["model"] for row in rows)
+    hidden = {*_HIDDEN, "weights", "operator", *(["model"] if named else [])}
+    if kind in _BRIEF:
+        kept = {"network", "model", *_BRIEF[kind].split()}
+        hidden |= {key for row in rows for key in row} - kept
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        tables.setdefault(row.get("operator", ""), []).append(row)
+    for operator, part in tables.items():
+        told = f"{operator}\n" if operator else ""
+        typer.echo(told + render(part, _columns(part, hidden=hidden), "table"))
+
+
+def _columns(rows: list[dict[str, Any]], *, hidden: Collection[str]) -> dict[str, str]:
+    keys = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
+    return {key: key.replace("_", " ") for key in keys if key not in hidden}

@@ -17,7 +17,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-LayerOption = Annotated[
+LayerOption = Annotated[str, typer.Option("--layer", help="One layer, as layer4.0.conv2.")]
+LayersOption = Annotated[
     str, typer.Option("--layer", help="One layer or a list, as layer4.0.conv2.")
 ]
 AtOption = Annotated[
@@ -45,7 +46,7 @@ def gradcam(
 
 def offsets(
     request: Request,
-    layer: LayerOption = "",
+    layer: LayersOption = "",
     at: AtOption = "",
     depth: Annotated[
         int, typer.Option("--depth", min=1, max=4, help="Layers composed back to the image.")
@@ -58,7 +59,7 @@ def offsets(
     return partial(pages, layers=_layers(layer), positions=_places(at), depth=depth)
 
 
-def kernels(request: Request, layer: LayerOption = "", at: AtOption = "") -> "Pages":
+def kernels(request: Request, layer: LayersOption = "", at: AtOption = "") -> "Pages":
     """Draw dynamic kernels, gates, footprints, folded kernels."""
     from ctxbench.visualize.kernels_figure import pages
 

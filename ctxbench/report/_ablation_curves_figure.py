@@ -27,8 +27,7 @@ from ctxbench.report._ablation_lines import (
 )
 from ctxbench.report._ablation_statistics import estimate_error
 from ctxbench.report.studies import OK, Study, studies
-from ctxbench.report.timings import wrap
-from ctxbench.style import WIDTH_IN, style
+from ctxbench.style import WIDTH_IN, style, wrap
 
 _PANELS = {"train_top1_error": "training images", "top1_error": "validation images"}
 _COLUMNS = [

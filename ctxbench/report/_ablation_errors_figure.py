@@ -22,8 +22,7 @@ from ctxbench.report._ablation_lines import (
 from ctxbench.report._ablation_statistics import estimate_error
 from ctxbench.report.ablations import points, published_error
 from ctxbench.report.studies import FAILED, OK, Study, studies
-from ctxbench.report.timings import wrap
-from ctxbench.style import BLACK, GREY, WIDTH_IN, style, write_column
+from ctxbench.style import BLACK, GREY, WIDTH_IN, style, wrap, write_column
 
 _COLUMNS = [
     "experiment", "title", "variant", "line", "baseline", "mean", "low", "high", "errors", "n",

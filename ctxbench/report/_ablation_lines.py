@@ -10,8 +10,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ctxbench.report._ablation_statistics import estimate
 from ctxbench.report.studies import Study, variant_name
-from ctxbench.report.timings import wrap
-from ctxbench.style import GREY
+from ctxbench.style import GREY, wrap
 
 MANY = 8
 _PALETTE = sns.color_palette("colorblind")

@@ -28,8 +28,7 @@ from ctxbench.report._ablation_lines import (
 )
 from ctxbench.report._ablation_statistics import estimate_error
 from ctxbench.report.studies import Study, studies
-from ctxbench.report.timings import wrap
-from ctxbench.style import GREY, WIDTH_IN, style
+from ctxbench.style import GREY, WIDTH_IN, style, wrap
 
 _COLUMNS = [
     "experiment", "title", "axis", "name", "line", "label", "x", "mean", "low", "high", "chance",

@@ -14,8 +14,7 @@ from pandas import DataFrame
 
 from ctxbench.records import Row, latest
 from ctxbench.report._ablation_lines import room_for_text
-from ctxbench.report.timings import wrap
-from ctxbench.style import GREY, WIDTH_IN, style
+from ctxbench.style import GREY, WIDTH_IN, style, wrap
 
 _COLUMNS = ["data", "classes", "image_px", "rule", "image", "label", "marks"]
 _PALETTE = sns.color_palette("colorblind")

@@ -16,7 +16,6 @@ from ctxbench.report.timings import (
     pair_labels,
     with_interval,
     words,
-    wrap,
 )
 from ctxbench.style import (
     BLACK,
@@ -27,6 +26,7 @@ from ctxbench.style import (
     mark_key,
     ring_key,
     style,
+    wrap,
     write_column,
 )
 

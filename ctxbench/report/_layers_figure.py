@@ -17,8 +17,8 @@ from ctxbench.report._stages import (
     per_layer,
     with_stages,
 )
-from ctxbench.report.timings import place, wrap
-from ctxbench.style import GREY, WIDTH_IN, style
+from ctxbench.report.timings import place
+from ctxbench.style import GREY, WIDTH_IN, style, wrap
 
 _COLUMNS = ["layer", "kind", "macs", "ms", "against_kind", "against_macs", "against_ms"]
 _COLUMNS += ["model", "against", "place", "batch", "image_size", "dtype", "layout"]

@@ -12,8 +12,8 @@ from pandas import DataFrame, to_numeric
 
 from ctxbench.records import Row
 from ctxbench.report._places import beside
-from ctxbench.report.timings import is_operator, label, place, timed, wrap
-from ctxbench.style import BLACK, GREY, WIDTH_IN, log_ticks, mark_key, style
+from ctxbench.report.timings import is_operator, label, place, timed
+from ctxbench.style import BLACK, GREY, WIDTH_IN, log_ticks, mark_key, style, wrap
 
 _ROOF = ("roof_gflops_s", "roof_gb_s")
 _NUMBERS = ["intensity", "gflops_s", "fraction", *_ROOF]

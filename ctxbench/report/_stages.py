@@ -6,8 +6,7 @@ import seaborn as sns
 from matplotlib.lines import Line2D
 from pandas import DataFrame, Series, concat
 
-from ctxbench.report.timings import wrap
-from ctxbench.style import GREY, RING, WIDTH_IN, mark_key, ring_key
+from ctxbench.style import GREY, RING, WIDTH_IN, mark_key, ring_key, wrap
 
 # the pair whose layers are shown before those of any other
 PAIR = ("coresnet50", "resnet50")

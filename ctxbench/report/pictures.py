@@ -12,8 +12,8 @@ from ctxbench.report._frames import frame
 from ctxbench.report.timings import with_interval
 
 _CUES = (
-    "network", "measure", "layer", "part", "runs", "images", "share", "shuffled", "beyond", "plain",
-    "area",
+    "network", "measure", "layer", "part", "runs", "images", "share_percent", "shuffled_percent", "beyond", "plain_percent",
+    "area_percent",
 )  # fmt: skip
 _FIELDS = (
     "network", "weights", "layer", "images", "image", "map", "field", "square20", "square50",
@@ -45,15 +45,27 @@ def cue_shares(rows: Iterable[Row]) -> DataFrame:
     found = latest(rows, "model", "measure", "layer", "part")
     lines = []
     for key, runs in _groups(found, "network", "measure", "layer", "part").items():
-        there = [row for row in runs if row["share"] is not None and row["shuffled"] is not None]
-        beyond = estimate(row["share"] - row["shuffled"] for row in there)
+        there = [
+            row
+            for row in runs
+            if row["share_percent"] is not None and row["shuffled_percent"] is not None
+        ]
+        beyond = estimate(row["share_percent"] - row["shuffled_percent"] for row in there)
         sure = beyond.n >= 3 and beyond.low is not None
         lines.append(
             {
                 **dict(zip(("network", "measure", "layer", "part"), key, strict=True)),
                 "runs": len(runs),
                 "images": runs[0]["images"],
-                **{name: _mean(there, name) for name in ("share", "shuffled", "plain", "area")},
+                **{
+                    name: _mean(there, name)
+                    for name in (
+                        "share_percent",
+                        "shuffled_percent",
+                        "plain_percent",
+                        "area_percent",
+                    )
+                },
                 "beyond": _signed(beyond.mean, *((beyond.low, beyond.high) if sure else ())),
             }
         )

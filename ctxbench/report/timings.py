@@ -1,7 +1,6 @@
 """Times as they were measured last: of each network under each condition, beside its baseline."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from ctxbench.records import Row, latest
@@ -94,16 +93,6 @@ def pair_labels(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     return {
         pair: name if said.count(name) == 1 else " / ".join(pair) for pair, name in short.items()
     }
-
-
-def wrap(text: str, width: int) -> list[str]:
-    """Break a long spec into lines, behind its punctuation where that is possible."""
-    lines = [""]
-    for piece in re.findall(rf"[^:,/ ]{{1,{width - 1}}}[:,/ ]*|[:,/ ]+", text):
-        if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
-            lines.append("  ")
-        lines[-1] += piece
-    return [line.rstrip() for line in lines]
 
 
 def _device(row: Row) -> tuple[bool, str, int]:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
-from matplotlib.patches import Rectangle
-
 from ctxbench.style import GREY
+from ctxbench.visualize._marks import draw_marks
 from ctxbench.visualize.subject import Array, Sample, Subject
 
 OVERLAY = 0.65  # how much a map hides the image below it
@@ -38,11 +37,7 @@ def show_image(axis: Any, sample: Sample, *, grey: bool = False) -> None:
 
 def show_marks(axis: Any, sample: Sample) -> None:
     """Draw thin frames around what decides the class."""
-    for mark in sample.marks:
-        corner = (mark.left - 0.5, mark.top - 0.5)
-        axis.add_patch(
-            Rectangle(corner, mark.width, mark.height, fill=False, edgecolor="tab:cyan", lw=0.8)
-        )
+    draw_marks(axis, sample.marks)
 
 
 def show_map(axis: Any, values: Array, **options: Any) -> Any:

@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from ctxbench.style import BLACK, GREY
+from ctxbench.visualize._marks import draw_marks
 from ctxbench.visualize.offsets import LayerSampling, statistics
 from ctxbench.visualize.subject import Array
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 _PALETTE = sns.color_palette("colorblind")
 COLOURS = [_PALETTE[index] for index in (3, 0, 2, 1, 4)]
-MARK = "gold"
-MARK_STYLES: tuple[Any, ...] = ("-", (0, (2, 1)), (0, (1, 1)))
 _UNDER = [withStroke(linewidth=1.6, foreground="white")]
 _ARROWS = 14  # at most, across a field
 _FURTHEST = 0.25  # around the image, as a share of its side
@@ -285,14 +284,7 @@ def _draw_image(axis: Any, drawing: "Drawing", frame: Frame) -> None:
     axis.add_patch(
         Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor=GREY, linewidth=0.6, zorder=2)
     )
-    for number, mark in enumerate(drawing.sample.marks):
-        axis.add_patch(
-            Rectangle(
-                (mark.left - 0.5, mark.top - 0.5), mark.width, mark.height, fill=False,
-                edgecolor=MARK, linewidth=1.2, linestyle=MARK_STYLES[min(number, 2)], zorder=2.5,
-                path_effects=[withStroke(linewidth=2.2, foreground=BLACK)],
-            )
-        )  # fmt: skip
+    draw_marks(axis, drawing.sample.marks)
     _set(axis, frame)
 
 

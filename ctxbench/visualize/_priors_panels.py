@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from itertools import cycle
 from math import isnan
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
 import seaborn as sns
-from matplotlib.patches import Rectangle
 
 from ctxbench.style import BLACK, GREY
+from ctxbench.visualize._marks import draw_marks
 from ctxbench.visualize.priors import Priors, Ranked, Swap, places
 from ctxbench.visualize.subject import Array, Sample, Subject
 
@@ -19,8 +20,8 @@ TRUE = _PALETTE[3]
 MERGED, OTHER, OWN, SWAPPED = "#a6cbe3", "0.87", "#a8d8bd", "#d8bfe0"
 DASHES = (0, (3, 1.5))
 _LINES = [_PALETTE[number] for number in (0, 2, 4, 9, 5, 7, 8, 6)]
-_FRAMES = [_PALETTE[number] for number in (0, 1, 2)]
 _LETTERS = 15  # of a class name that shares 1.3 inches with a number
+_TITLE = 19  # letters of a line above the image
 _MANY = 12  # classes, from which ranks are on a logarithmic scale
 _SMALL_PX = 64
 _LEAST = 0.01  # the end of a scale of changes: less is rounding, and shall look like it
@@ -84,14 +85,9 @@ def _draw_image(axis: Any, view: View, number: int) -> None:
     axis.imshow(sample.shown, interpolation="nearest" if small else "antialiased")
     axis.set(xticks=[], yticks=[])
     axis.grid(visible=False)
-    for mark, colour in zip(sample.marks, cycle(_FRAMES)):
-        axis.add_patch(
-            Rectangle(
-                (mark.left - 0.5, mark.top - 0.5), mark.width, mark.height,
-                fill=False, edgecolor=colour, linewidth=1,
-            )
-        )  # fmt: skip
-    axis.set_title(short(sample.name, 22), fontsize=7, weight="bold")
+    draw_marks(axis, sample.marks)
+    # a layout leaves no room for a title that is wider than its panel
+    axis.set_title("\n".join(wrap(short(sample.name, 2 * _TITLE), _TITLE)), fontsize=6.5)
     label = view.found.labels[number]
     told = "no label" if label is None else f"true: {view.name(label, 12)}"
     told = "\n".join([told, *(short(mark.name, 24) for mark in sample.marks)])

@@ -1,6 +1,7 @@
 """What the classes of a network are called, and which class a text means."""
 
 import json
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import cache
@@ -92,7 +93,7 @@ def class_index(text: str, names: Sequence[str] | None, classes: int | None) -> 
     """
     wanted = text.strip()
     count = classes if classes is not None else len(names) if names else None
-    if wanted.lstrip("+-").isdecimal():
+    if re.fullmatch(r"[+-]?\d+", wanted):
         index = int(wanted)
         if index < 0 or (count is not None and index >= count):
             there = f"0 to {count - 1}" if count is not None else "0 and more"

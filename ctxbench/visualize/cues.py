@@ -30,9 +30,9 @@ Place = tuple[float, float]
 class CuesRow:
     """How much of the attention falls within a part of the image that decides the class, in %.
 
-    Means over the images that have any: a Grad-CAM may hold nothing. `shuffled` is that of the
-    same attention in another image, at the same places; `plain` that of the regular grid, or of
-    an even kernel, at the object's position; `area` the part's share of the image's area.
+    Means over the images that have any: a Grad-CAM may hold nothing. `shuffled_percent` is that of the
+    same attention in another image, at the same places; `plain_percent` that of the regular grid, or of
+    an even kernel, at the object's position; `area_percent` the part's share of the image's area.
     """
 
     model: str
@@ -42,10 +42,10 @@ class CuesRow:
     layer: str | None
     part: str
     images: int
-    share: float | None
-    shuffled: float | None
-    plain: float | None
-    area: float
+    share_percent: float | None
+    shuffled_percent: float | None
+    plain_percent: float | None
+    area_percent: float
     picture: str = ""
 
 
@@ -164,9 +164,10 @@ def rows_of(subject: Subject, found: Found, marks: Sequence[Mark], size: Place) 
             CuesRow(
                 model=subject.spec, weights=subject.weights, trained=subject.trained,
                 measure=found.measure, layer=found.layer, part=part,
-                images=found.images, share=means["share"], shuffled=means["shuffled"],
-                plain=means["plain"],
-                area=100 * mark.height * mark.width / (size[0] * size[1]),
+                images=found.images, share_percent=means["share"],
+                shuffled_percent=means["shuffled"],
+                plain_percent=means["plain"],
+                area_percent=100 * mark.height * mark.width / (size[0] * size[1]),
             )
         )  # fmt: skip
     return rows

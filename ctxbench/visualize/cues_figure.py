@@ -8,15 +8,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ctxbench.report.timings import wrap
-from ctxbench.style import BLACK, GREY, WIDTH_IN, style
+from ctxbench.style import BLACK, GREY, WIDTH_IN, style, wrap
+from ctxbench.visualize._marks import CUE, OBJECT
 from ctxbench.visualize.cues import CuesRow, Found, attend, rows_of
 from ctxbench.visualize.subject import Array, Image, Mark, Page, Subject
 
 _PANEL_IN, _TEXT_IN, _ENDS_IN = 1.0, 0.42, 1.1
 _BAR_IN, _NARROW_IN = 0.9, 4.2
 _LETTERS = 22  # of a heading's line
-_COLOURS = ("white", "#ff8c1a")  # object, cue
 
 _SHARED = 2  # the gradient and Grad-CAM, which all networks have, are on one scale
 
@@ -56,7 +55,7 @@ def draw(seen: _Seen, headings: Sequence[str], marks: Sequence[Mark], images: in
     height = tall * (_PANEL_IN + _TEXT_IN) + _ENDS_IN
     width = min(WIDTH_IN, max(_NARROW_IN, len(seen) * _PANEL_IN * 1.3 + _BAR_IN))
     with style():
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="compressed")
         axes = figure.subplots(tall, len(seen), squeeze=False)
         for number, row in enumerate(axes):
             runs = [column[number] if number < len(column) else [] for column in seen.values()]
@@ -69,7 +68,7 @@ def draw(seen: _Seen, headings: Sequence[str], marks: Sequence[Mark], images: in
             fontsize=8.5,
         )
         figure.supxlabel(
-            "White: the object. Orange: the cue. Below, the share of the attention that is within "
+            "Blue: the object. Orange: the cue. Below, the share of the attention that is within "
             "the cue,\nand in brackets that of another image's attention at the same place",
             fontsize=6.5, color=GREY,
         )  # fmt: skip
@@ -82,7 +81,8 @@ def _heading(trials: Sequence[Subject]) -> str:
     if all(trial.trained for trial in trials):
         told = [f"trained, {len(trials)} seed{'s' if len(trials) > 1 else ''}"]
         errors = [trial.error for trial in trials if trial.error is not None]
-        told += [f"errors {min(errors):.1f} to {max(errors):.1f} %"] if errors else []
+        low, high = (f"{end(errors, default=0):.1f}" for end in (min, max))
+        told += [f"error {low} %" if low == high else f"errors {low} to {high} %"] if errors else []
     return "\n".join([*wrap(trials[0].title.replace(":", " "), _LETTERS), *told])
 
 
@@ -103,7 +103,7 @@ def _draw_row(
         if not shared or axis is axes[-1]:
             bar = figure.colorbar(drawn, ax=axis, shrink=0.85, pad=0.03, aspect=12)
             bar.ax.tick_params(labelsize=6)
-            bar.set_label("% a pixel" if axis is axes[-1] else "", fontsize=6.5)
+            bar.set_label("% a pixel", fontsize=6.5)
 
 
 def _frame(axis: Any, shares: Array, marks: Sequence[Mark]) -> None:
@@ -111,7 +111,7 @@ def _frame(axis: Any, shares: Array, marks: Sequence[Mark]) -> None:
     middle = (shares.shape[0] - 1) / 2
     thing, cue = marks[:2]
     away = max(abs(cue.left - thing.left), abs(cue.top - thing.top))
-    for colour, right, mark in zip(_COLOURS, (0, away), (thing, cue), strict=True):
+    for colour, right, mark in zip((OBJECT, CUE), (0, away), (thing, cue), strict=True):
         corner = (middle + right - mark.width / 2, middle - mark.height / 2)
         axis.add_patch(
             Rectangle(corner, mark.width, mark.height, fill=False, edgecolor=colour, zorder=3)
@@ -123,11 +123,14 @@ def _words(runs: Sequence[_Run]) -> str:
     """Say what looks, and the share of the part that is bound to the object, over the runs."""
     rows = [rows[1] for _, rows in runs]
     share, shuffled = (
-        np.mean([value for row in rows if (value := getattr(row, name)) is not None] or [0.0])
+        np.mean(
+            [value for row in rows if (value := getattr(row, f"{name}_percent")) is not None]
+            or [0.0]
+        )
         for name in ("share", "shuffled")
     )
-    layer = (rows[0].layer or "").removeprefix("backbone.").split(".")
-    what = wrap(f"{rows[0].measure} {'.'.join(layer[:2])}".strip(), _LETTERS)
+    layer = (rows[0].layer or "").removeprefix("backbone.")
+    what = wrap(f"{rows[0].measure} {layer}".strip(), _LETTERS)
     return "\n".join([*what, f"{rows[0].part} {share:.1f} % ({shuffled:.1f})"])
 
 

@@ -78,7 +78,7 @@ def draw(
             figure, subject, "Dynamic kernels (ContMix)",
             f"layer {found.layer}: {_told(found)}",
             f"{sample.name}; red: the position and the window it reads"
-            + ("; blue: what decides the class" if sample.marks else ""),
+            + ("; blue: the object; orange: the cue" if sample.marks else ""),
         )  # fmt: skip
     return figure
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from ctxbench.errors import VisualizeError
-from ctxbench.style import BLACK, GREY, WIDTH_IN, style
+from ctxbench.style import BLACK, GREY, WIDTH_IN, style, wrap
 from ctxbench.visualize.erf import Erf, erf
 from ctxbench.visualize.erf_summary import SHARES, ErfTotal, Estimate, Summary, row_of
 from ctxbench.visualize.subject import Array, Image, Page, Subject, batch_of, chunks
@@ -98,7 +97,7 @@ def draw(compared: Sequence[Compared]) -> Figure:
         axes = upper.subplots(down, across, squeeze=False)
         _draw_maps(upper, compared, heads, axes.ravel())
         _draw_curves(lower.subplots(), compared)
-        figure.suptitle(_title(compared), fontsize=9, weight="bold")
+        figure.suptitle(f"{_title(compared)}\n", fontsize=9, weight="bold")
         figure.supxlabel(_foot(compared), fontsize=6, color=GREY)
     return figure
 
@@ -140,12 +139,7 @@ def _head(one: Compared, letters: int) -> list[str]:
     ]
     if summary.dead:
         lines.append(f"no gradient: {summary.dead} image{'s' if summary.dead > 1 else ''}")
-    return [piece for line in lines for piece in _wrap(line, letters)]
-
-
-def _wrap(line: str, letters: int) -> list[str]:
-    """Break a line that is too long, a spec after one of its colons."""
-    return wrap(line if len(line) <= letters else line.replace(":", ": "), letters)
+    return [piece for line in lines for piece in wrap(line, letters)]
 
 
 def _random(weights: str) -> str:
@@ -246,7 +240,7 @@ def _keys(compared: Sequence[Compared]) -> list[Any]:
     lines: list[Any] = []
     for number, one in enumerate(compared):
         told = "trained" if one.subject.trained else "random weights"
-        label = "\n".join(_wrap(f"{one.subject.title}, {told}", 34))
+        label = "\n".join(wrap(f"{one.subject.title}, {told}", 34))
         dashes = "-" if one.subject.trained else _DASHED
         lines.append(Line2D([], [], color=_colour(number), linestyle=dashes, label=label))
     if any(one.summary.low is not None for one in compared):

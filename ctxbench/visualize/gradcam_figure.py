@@ -2,9 +2,9 @@
 
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from math import isnan
 from typing import Any
 
@@ -12,11 +12,11 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from ctxbench.errors import UnknownNameError, VisualizeError
 from ctxbench.style import BLACK, GREY, WIDTH_IN, style
 from ctxbench.visualize._cam_methods import method_of
+from ctxbench.visualize._marks import draw_marks
+from ctxbench.visualize.class_names import class_index
 from ctxbench.visualize.faithfulness import Faithfulness, faithfulness
 from ctxbench.visualize.gradcam import Cams, gradcam, shares, upsampled
 from ctxbench.visualize.subject import Array, Image, Page, Sample, Subject, batch_of, chunks
@@ -27,12 +27,13 @@ _PANEL_IN, _BAR_IN, _LINE_IN = 2.1, 0.75, 0.115
 _LETTER_IN, _NOTE_LETTERS = 0.058, 165
 _BELOW = 3.6  # lines of text below a panel
 _SMALL_PX = 64
-_MARK_COLOURS = ("#e69f00", "#56b4e9", "#cc79a7")
+_RUN = len("run 12345678")  # as the weights name it
 _HELP = (
     "Below each map: the class and its probability p, then the area under p while pixels are "
     "replaced, most important first (del: lower is better), and restored (ins: higher is better); "
     "in brackets the same in a random order."
 )
+_MARKS = " Frames: blue the object, orange the cue that decides its class."
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +109,11 @@ def pages(
 def class_of(subject: Subject, target: int | str | None) -> int | None:
     """Return the number of a class that is given by number or by name.
 
-    Raises: UnknownNameError for a name that the network has not; VisualizeError if it has no names.
+    Raises: UnknownNameError or VisualizeError as `class_index` does.
     """
-    if target is None or isinstance(target, int) or target.lstrip("-").isdecimal():
-        return None if target is None else int(target)
-    names = subject.class_names
-    if not names:
-        raise VisualizeError(
-            f"{subject.title} has no names of classes, so {target!r} cannot be found. "
-            f"Give the class as a number."
-        )
-    if target not in names:
-        raise UnknownNameError("class", target, names)
-    return names.index(target)
+    if target is None or isinstance(target, int):
+        return target
+    return class_index(target, subject.class_names, None)
 
 
 def _panel(
@@ -203,13 +196,16 @@ def draw(columns: Sequence[Panel]) -> Figure:
     """Draw the columns of a page, all of the same images."""
     width = min(_PANEL_IN, (WIDTH_IN - _BAR_IN) / len(columns))
     letters = int(width / _LETTER_IN)
-    titles = [_title_lines(panel, letters) for panel in columns]
+    spread = Counter(title for title, _ in {(p.subject.title, p.subject.spec) for p in columns})
+    titles = [
+        _title_lines(panel, letters, run=spread[panel.subject.title] > 1) for panel in columns
+    ]
     notes = _notes(columns)
     high = [width * max(_aspect(panel, i) for panel in columns) + _BELOW * _LINE_IN
             for i in range(len(columns[0].samples))]  # fmt: skip
     ends = _LINE_IN * (max(map(len, titles)) + len(notes) + 3)
     with style():
-        figure = Figure(figsize=(WIDTH_IN, sum(high) + ends), layout="constrained")
+        figure = Figure(figsize=(WIDTH_IN, sum(high) + ends), layout="compressed")
         axes = figure.subplots(len(high), len(columns), squeeze=False)
         for across, panel in enumerate(columns):
             axes[0, across].set_title("\n".join(titles[across]), fontsize=6.5, color=BLACK)
@@ -234,14 +230,9 @@ def _draw_panel(axis: Any, panel: Panel, number: int, letters: int) -> None:
     how = "nearest" if small else "antialiased"
     if panel.cams is None or panel.scores is None:
         axis.imshow(sample.shown, interpolation=how)
-        for mark, colour in zip(sample.marks, cycle(_MARK_COLOURS)):
-            axis.add_patch(
-                Rectangle(
-                    (mark.left - 0.5, mark.top - 0.5), mark.width, mark.height, fill=False,
-                    edgecolor=colour, linewidth=0.9,
-                )
-            )  # fmt: skip
-        named = [_clipped(sample.name, letters)]
+        draw_marks(axis, sample.marks)
+        lines = textwrap.wrap(sample.name, letters, break_on_hyphens=False)
+        named = [*lines[:1], *([_clipped(" ".join(lines[1:]), letters)] if lines[1:] else [])]
         if sample.label is not None:
             named.append(_clipped(f"label: {panel.subject.name_of(sample.label)}", letters))
         axis.set_xlabel("\n".join(named), fontsize=6, labelpad=2)
@@ -298,8 +289,11 @@ def _title(panel: Panel) -> str:
     return f"{panel.subject.title}\n{panel.cams.method}\n{panel.cams.layer}"
 
 
-def _title_lines(panel: Panel, letters: int) -> list[str]:
+def _title_lines(panel: Panel, letters: int, *, run: bool) -> list[str]:
+    """Return what stands above a column; with its `run`, where others have the same title."""
     lines = _title(panel).split("\n")
+    if panel.cams is not None and run:
+        lines.insert(1, panel.subject.spec.replace(":", " ")[:_RUN])
     if panel.cams is not None and not panel.subject.trained:
         lines.append("random weights")
     return [piece for line in lines for piece in _wrapped(line, letters)]
@@ -322,7 +316,8 @@ def _heading(columns: Sequence[Panel]) -> str:
 
 def _notes(columns: Sequence[Panel]) -> list[str]:
     """Return what the numbers are, the weights of each network, and how it sees images."""
-    lines = textwrap.wrap(_HELP, _NOTE_LETTERS)
+    marked = any(sample.marks for panel in columns for sample in panel.samples)
+    lines = textwrap.wrap(_HELP + (_MARKS if marked else ""), _NOTE_LETTERS)
     for subject in {id(panel.subject): panel.subject for panel in columns}.values():
         told = f"{subject.title}: {subject.weights}; {subject.preprocess}"
         lines += textwrap.wrap(told, _NOTE_LETTERS)

@@ -33,11 +33,11 @@ from ctxbench.visualize.subject import Image, Subject
 __all__ = [
     "class_index",
     "data_of_run",
-    "default_images",
     "expanded",
     "images_of",
     "images_of_data",
     "photographs",
+    "some_images",
     "subject_of",
 ]
 
@@ -119,15 +119,8 @@ def data_of_run(spec: str, out: Path = _RESULTS) -> str | None:
     return str(_row_of(spec, out)["data"]) if spec.startswith(_RUN) else None
 
 
-def default_images(spec: str, *, count: int = 4, out: Path = _RESULTS) -> Iterator[Image]:
-    """Yield what a network is shown if nobody says what: for `run:ID` images of its own data.
-
-    Those are of the validation part, from different classes as far as there are. For all other
-    networks they are the two photographs.
-    """
-    data = data_of_run(spec, out)
-    if data is None:
-        return islice(photographs(), count)
+def some_images(data: str, count: int) -> Iterator[Image]:
+    """Yield up to `count` validation images, from different classes as far as there are."""
     images = load(resolve_data(data).spec).validation
     return images_of_data(data, list(islice(telling_order(images), count)))
 

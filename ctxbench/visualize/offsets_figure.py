@@ -12,10 +12,9 @@ from matplotlib.lines import Line2D
 
 from ctxbench.errors import VisualizeError
 from ctxbench.style import BLACK, GREY, WIDTH_IN, log_ticks, style
+from ctxbench.visualize._marks import look_of
 from ctxbench.visualize._offsets_panels import (
     COLOURS,
-    MARK,
-    MARK_STYLES,
     Frame,
     draw_composed,
     draw_field,
@@ -211,10 +210,9 @@ def _keys(drawing: Drawing) -> list[Line2D]:
         Line2D([], [], **dot, markersize=2, label="through layers; opacity: product of masks"),
     ]
     return keys + [
-        Line2D([], [], color=MARK, linewidth=1.2, linestyle=MARK_STYLES[min(number, 2)],
-               label=mark.name)
-        for number, mark in enumerate(drawing.sample.marks)
-    ]  # fmt: skip
+        Line2D([], [], **look_of(mark), linewidth=1.2, label=mark.name)
+        for mark in drawing.sample.marks
+    ]
 
 
 def _page(drawing: Drawing) -> Page:

@@ -41,6 +41,7 @@ from ctxbench.visualize.subject import Array, Image, Page, Sample, Subject, batc
 
 _IMAGES = 3  # on a page
 _ENDS_IN, _AXES_IN, _BAR_IN, _PAIR_IN = 1.05, 0.58, 0.135, 0.17
+_NAME_IN = 0.12  # the second line of an image's name
 _LETTERS = 105  # of a line of the title
 
 
@@ -83,7 +84,10 @@ def draw(
     top = min(top, found.classes)
     extra = found.classes > top and any(label is not None for label in found.labels)
     view = View(subject, samples, found, swap, top=top, bars=top + extra)
-    heights = [_AXES_IN + _BAR_IN * view.bars, _AXES_IN + max(1.05, _PAIR_IN * (view.bars + 1))]
+    heights = [
+        _AXES_IN + _NAME_IN + _BAR_IN * view.bars,
+        _AXES_IN + max(1.05, _PAIR_IN * (view.bars + 1)),
+    ]
     with style():
         figure = Figure(figsize=(WIDTH_IN, _ENDS_IN + sum(heights) * shown), layout="constrained")
         for number, part in enumerate(figure.subfigures(shown, 1, squeeze=False)[:, 0]):

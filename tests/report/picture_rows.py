@@ -3,8 +3,14 @@
 
 def cue(run, share, shuffled, **changes):
     row = {"network": "Net", "model": f"run:{run}", "weights": f"trained: run {run}"}
-    row |= {"measure": "gradient", "layer": None, "part": "cue", "images": 8, "plain": None}
-    return {**row, "share": share, "shuffled": shuffled, "area": 2.0, **changes}
+    row |= {"measure": "gradient", "layer": None, "part": "cue", "images": 8, "plain_percent": None}
+    return {
+        **row,
+        "share_percent": share,
+        "shuffled_percent": shuffled,
+        "area_percent": 2.0,
+        **changes,
+    }
 
 
 def field(model, **changes):

@@ -13,22 +13,27 @@ def only(frame):
 
 def test_a_share_is_held_against_its_control_trial_by_trial():
     line = only(pictures.cue_shares(PICTURES["cues"]))
-    assert (line["runs"], line["images"], line["share"], line["shuffled"]) == (3, 8, 12.0, 2.0)
+    assert (line["runs"], line["images"], line["share_percent"], line["shuffled_percent"]) == (
+        3,
+        8,
+        12.0,
+        2.0,
+    )
     # Student's t of 8, 10, 12 with two degrees of freedom: 10 +- 4.3027 * 2 / sqrt(3)
     assert line["beyond"] == "+10.00 [5.03, 14.97]"
-    assert line["plain"] is None
+    assert line["plain_percent"] is None
 
 
 def test_two_trials_have_no_interval_and_empty_attention_counts_for_nothing():
     rows = [cue("a", 1.0, 2.0), cue("b", 2.0, 4.0), cue("c", None, None)]
     line = only(pictures.cue_shares(rows))
-    assert (line["runs"], line["share"], line["beyond"]) == (3, 1.5, "\u22121.50")
+    assert (line["runs"], line["share_percent"], line["beyond"]) == (3, 1.5, "\u22121.50")
     assert only(pictures.cue_shares(rows[2:]))["beyond"] is None
 
 
 def test_what_was_drawn_again_counts_once():
     line = only(pictures.cue_shares([cue("a", 90.0, 2.0), cue("a", 10.0, 2.0)]))
-    assert (line["runs"], line["share"]) == (1, 10.0)
+    assert (line["runs"], line["share_percent"]) == (1, 10.0)
     assert only(pictures.faithfulness([cam("one", deletion=1.0), cam("one")]))["deletion"] == 0.2
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from ctxbench.report._places import beside, spread
 from ctxbench.report.tables import context_cost, context_time, latency, text
-from ctxbench.report.timings import label, pair_labels, with_interval, words, wrap
+from ctxbench.report.timings import label, pair_labels, with_interval, words
+from ctxbench.style import wrap
 from tests.report.latency_rows import CPU, GPU, LATENCY, timing
 
 

@@ -64,10 +64,10 @@ def rows(model, images, measure):
 def test_attention_that_follows_the_cue_is_all_within_it_and_nowhere_near_another_ones():
     thing, cue = rows(Energy(), [image(1, 1), image(10, 8), image(5, 2)], "gradient")
     assert (thing.part, cue.part) == ("object", "cue")
-    assert (thing.share, cue.share) == (0, 100)
-    assert cue.shuffled == 0
-    assert cue.area == pytest.approx(100 * 9 / PX**2)
-    assert cue.plain is None
+    assert (thing.share_percent, cue.share_percent) == (0, 100)
+    assert cue.shuffled_percent == 0
+    assert cue.area_percent == pytest.approx(100 * 9 / PX**2)
+    assert cue.plain_percent is None
 
 
 def test_attention_to_the_same_place_in_all_images_is_equal_to_its_control():
@@ -77,7 +77,7 @@ def test_attention_to_the_same_place_in_all_images_is_equal_to_its_control():
             return y[..., 1:4, 6:9].sum((2, 3)).repeat(1, 2)
 
     _, cue = rows(Corner(), [image(1, 1), image(10, 8), image(10, 2), image(1, 1)], "gradient")
-    assert cue.share == cue.shuffled == 50
+    assert cue.share_percent == cue.shuffled_percent == 50
 
 
 def test_samples_that_are_not_displaced_are_those_of_the_regular_grid():
@@ -86,10 +86,10 @@ def test_samples_that_are_not_displaced_are_those_of_the_regular_grid():
     found = rows(net, IMAGES, "samples")
     assert [row.layer for row in found[::2]] == [f"backbone.layer{n}.0.conv2" for n in (2, 3, 4)]
     for row in found:
-        assert row.share == pytest.approx(row.plain)
-        assert row.share == pytest.approx(row.shuffled)
+        assert row.share_percent == pytest.approx(row.plain_percent)
+        assert row.share_percent == pytest.approx(row.shuffled_percent)
     assert (
-        found[0].share > found[1].share
+        found[0].share_percent > found[1].share_percent
     )  # a 3x3 window of half the resolution is about the object
 
 
@@ -99,8 +99,8 @@ def test_kernels_are_compared_with_even_ones():
     found = rows(net, IMAGES, "dynamic kernel")
     assert [row.part for row in found] == ["object", "cue"] * 2
     for row in found:
-        assert 0 < row.share < 100
-        assert 0 < row.plain < 100
+        assert 0 < row.share_percent < 100
+        assert 0 < row.plain_percent < 100
 
 
 def test_what_is_empty_has_no_share():
@@ -108,7 +108,7 @@ def test_what_is_empty_has_no_share():
         def forward(self, x):
             return -super().forward(x)
 
-    assert [row.share for row in rows(Against(), IMAGES, "Grad-CAM")] == [None, None]
+    assert [row.share_percent for row in rows(Against(), IMAGES, "Grad-CAM")] == [None, None]
 
 
 def test_within_is_the_share_of_the_sum():

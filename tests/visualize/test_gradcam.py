@@ -541,9 +541,11 @@ def test_a_map_without_anything_positive_says_so():
 def test_a_class_is_given_by_number_or_by_name():
     given = subject(names=("cat", "dog"))
     assert [class_of(given, target) for target in (None, 1, "1", "dog")] == [None, 1, 1, 1]
-    with pytest.raises(UnknownNameError, match="Unknown class 'dig'. Did you mean 'dog'?"):
+    with pytest.raises(VisualizeError, match="There is no class 'dig'. Did you mean 'dog'?"):
         class_of(given, "dig")
-    with pytest.raises(VisualizeError, match="net has no names of classes, so 'dog'"):
+    with pytest.raises(
+        VisualizeError, match="Class 'dog' is no number, and the names of the classes are not known"
+    ):
         class_of(subject(), "dog")
 
 

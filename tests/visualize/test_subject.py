@@ -18,7 +18,7 @@ from ctxbench.errors import (
 )
 from ctxbench.models import create_model
 from ctxbench.records import append_rows, as_row
-from ctxbench.visualize.load import data_of_run, default_images, subject_of
+from ctxbench.visualize.load import data_of_run, photographs, some_images, subject_of
 from tests.ablate import tiny
 
 ID = "02eb2235c0ffee00"
@@ -87,7 +87,7 @@ def test_a_checkpoint_is_loaded_and_named(tmp_path):
 def test_weights_and_inputs_have_the_type_that_is_asked_for(dtype):
     subject = subject_of("resnet_tiny:width=4", dtype=dtype, device="cpu")
     expected = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-    sample = subject.sample(next(default_images("resnet_tiny")))
+    sample = subject.sample(next(photographs()))
     assert {p.dtype for p in subject.model.parameters()} == {expected} == {sample.x.dtype}
     assert subject.model(sample.x[None]).shape == (1, 10)
 
@@ -114,7 +114,7 @@ def test_a_run_has_the_weights_that_it_ended_with(results, wanted):
     )
     data = resolve(tiny.DATA).load()
     samples = [
-        subject.sample(image) for image in default_images(f"run:{ID}", count=40, out=results)
+        subject.sample(image) for image in some_images(data_of_run(f"run:{ID}", results), 40)
     ]
     found = subject.model(torch.stack([sample.x for sample in samples])).argmax(1).tolist()
     wrong = sum(a != sample.label for a, sample in zip(found, samples, strict=True))
@@ -126,7 +126,7 @@ def test_a_run_sees_its_images_as_its_evaluation_did(results):
     subject = subject_of(f"run:{ID}", out=results, device="cpu")
     data = resolve(tiny.DATA).load()
     expected = evaluation(data, Augmentation())
-    for image in default_images(f"run:{ID}", out=results):
+    for image in some_images(data_of_run(f"run:{ID}", results), 4):
         torch.testing.assert_close(subject.sample(image).x, expected(image.pixels))
 
 
@@ -149,7 +149,7 @@ def test_a_run_on_files_frames_them_as_its_evaluation_did(tmp_path):
     save_file(create_model(model).state_dict(), folder_of(tmp_path, "f0") / "weights.safetensors")
     subject = subject_of("run:f0", out=tmp_path, device="cpu")
     expected = evaluation(resolve(spec).load(), Augmentation(**framed))
-    (first, second) = default_images("run:f0", out=tmp_path)
+    (first, second) = some_images(data_of_run("run:f0", tmp_path), 4)
     torch.testing.assert_close(subject.sample(first).x, expected(first.pixels))
     assert (first.label, second.label) == (0, 1)
     assert subject.class_names == ("ant", "bee")
@@ -160,9 +160,9 @@ def test_a_run_on_files_frames_them_as_its_evaluation_did(tmp_path):
 def test_images_of_a_run_are_of_different_classes_and_of_others_photographs(results):
     assert data_of_run(f"run:{ID[:4]}", results) == tiny.DATA
     assert data_of_run("resnet_tiny", results) is None
-    labels = [image.label for image in default_images(f"run:{ID}", count=3, out=results)]
+    labels = [image.label for image in some_images(data_of_run(f"run:{ID}", results), 3)]
     assert labels == [0, 1, 2]
-    names = [image.name for image in default_images("resnet_tiny")]
+    names = [image.name for image in photographs()]
     assert names == ["china.jpg (scikit-learn)", "flower.jpg (scikit-learn)"]
 
 
