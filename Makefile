@@ -53,8 +53,11 @@ gallery: .venv/run
 	$(DRAW) kernels $(GALLERY)/OverLoCK/2 --index 0 --name gallery/kernels_overlock --out $(OUT)
 	$(DRAW) kernels $(GALLERY)/CGC-ResNet/2 --index 0-31 --name gallery/kernels_cgc --out $(OUT)
 	$(DRAW) kernels $(GALLERY)/CoResNet/2 --name gallery/kernels_coconv --out $(OUT)
-	$(DRAW) erf run:coconv_levels/1,1,1,1/1 run:coconv_levels/2,2,2,1/1 run:coconv_levels/3,3,3,3/1 \
-	  run:coconv_levels/4,3,2,1/1 --layer layer2 --name gallery/erf_levels --out $(OUT)
+	$(DRAW) erf 'run:coconv_levels/(1,1,1,1)/1' 'run:coconv_levels/(2,2,2,1)/1' \
+	  'run:coconv_levels/(3,3,3,3)/1' 'run:coconv_levels/(4,3,2,1)/1' --layer layer2 \
+	  --name gallery/erf_levels --out $(OUT)
+	$(DRAW) erf $(GALLERY)/ResNet/2 $(GALLERY)/CoResNet/2 $(GALLERY)/CGC-ResNet/2 \
+	  '$(GALLERY)/Contextual ResNet/2' $(GALLERY)/OverLoCK/2 --name gallery/erf_trained --out $(OUT)
 	$(DRAW) erf resnet50 coresnet50 cgc_resnet50 ctx_resnet50 convnext_tiny overlock_t \
 	  --name gallery/erf --out $(OUT)
 

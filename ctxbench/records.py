@@ -97,6 +97,19 @@ def latest(rows: Iterable[Row], *key: str) -> list[Row]:
     return list(kept.values())
 
 
+def counting(rows: Iterable[Row]) -> dict[str, Row]:
+    """Return by trial the row that counts: that of the last success, else the last.
+
+    A success stays when its trial is run again, for weights that are not here, and fails.
+    """
+    kept: dict[str, Row] = {}
+    for row in rows:
+        known = kept.get(str(row["trial"]))
+        if known is None or row.get("status") == "ok" or known.get("status") != "ok":
+            kept[str(row["trial"])] = row
+    return kept
+
+
 def as_row(record: Any) -> Row:
     """Turn a frozen dataclass of plain values into a row."""
     return asdict(record)

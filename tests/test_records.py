@@ -6,7 +6,7 @@ import multiprocessing
 import pytest
 
 from ctxbench.errors import RecordsError
-from ctxbench.records import append_rows, latest, read_rows
+from ctxbench.records import append_rows, counting, latest, read_rows
 
 
 def test_rows_come_back_in_order_and_stamped(tmp_path):
@@ -71,3 +71,16 @@ def test_a_row_is_one_line_of_json(tmp_path):
     path = append_rows("costs", [{"text": "two\nlines", "shape": (1, 3)}], raw=tmp_path)
     (line,) = path.read_text().splitlines()
     assert json.loads(line)["shape"] == [1, 3]
+
+
+def test_a_success_counts_whatever_comes_of_its_trial_later():
+    told = [
+        ("a", "failed"),
+        ("a", "ok"),
+        ("a", "failed"),
+        ("b", "ok"),
+        ("b", "ok"),
+        ("c", "failed"),
+    ]
+    rows = [{"trial": trial, "status": told, "v": v} for v, (trial, told) in enumerate(told)]
+    assert {trial: row["v"] for trial, row in counting(rows).items()} == {"a": 1, "b": 4, "c": 5}

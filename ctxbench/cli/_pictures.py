@@ -1,5 +1,6 @@
 """What the commands of `ctxbench visualize` share: their options, and the way to the pictures."""
 
+import hashlib
 import inspect
 import os
 import re
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     Pages = Callable[[list[Subject], Iterable[Image]], Iterator[Page]]
 
-_LONGEST = 80  # characters of a file's name
+_LONGEST, _MARK = 80, 6  # characters of a file's name: words, and what tells requests apart
 # of a row: what stands in the file and in JSON only
 _HIDDEN = ("picture", "trained")
 # of each kind, what a terminal has room for; the file and the other forms have everything
@@ -104,7 +105,7 @@ def command_of(app: typer.Typer, kind: Callable[..., "Pages"]) -> None:
 
     def command(**given: Any) -> None:
         request = Request(**{part.name: given.pop(part.name) for part in (words, *shared)})
-        _draw(kind.__name__, request, kind(request, **given))
+        _draw(kind.__name__, request, given, kind(request, **given))
 
     parameters = [part.replace(kind=part.KEYWORD_ONLY) for part in (words, *own, *shared)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -112,14 +113,14 @@ def command_of(app: typer.Typer, kind: Callable[..., "Pages"]) -> None:
     app.command(kind.__name__, help=kind.__doc__)(command)
 
 
-def _draw(kind: str, request: Request, pages: "Pages") -> None:
+def _draw(kind: str, request: Request, options: dict[str, Any], pages: "Pages") -> None:
     """Load networks and images, draw page after page, and save each as it is made."""
     from ctxbench.errors import SpecError
     from ctxbench.records import append_rows, as_row, prepare
     from ctxbench.visualize.load import subject_of
 
     specs, paths = _split(request.words, request.out)
-    name = request.name or f"{kind}/{_file_name(w for w in request.words if w not in paths)}"
+    name = request.name or f"{kind}/{_file_name(request, options, paths)}"
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise SpecError(f"--name {name} leads out of {request.out / 'figures'}. Choose --out.")
     raw = request.out / "raw"
@@ -242,9 +243,13 @@ def _told(images: "Iterable[Image]", tell: Callable[[str], None]) -> "Iterator[I
         yield image
 
 
-def _file_name(words: Iterable[str]) -> str:
-    """Return a file's name that tells the networks."""
-    return re.sub(r"[^\w.=]+", "-", "-".join(words))[:_LONGEST].strip("-.")
+def _file_name(request: Request, options: dict[str, Any], paths: list[str]) -> str:
+    """Return a file's name that tells the networks, and another one for any other request."""
+    told = replace(request, form="table", out=RESULTS, quiet=False)
+    mark = hashlib.sha256(repr((told, options)).encode()).hexdigest()[:_MARK]
+    words = "-".join(word for word in request.words if word not in paths)
+    plain = re.sub(r"[^\w.=]+", "-", words)[:_LONGEST].strip("-.")
+    return f"{plain}-{mark}"
 
 
 def _save(page: "Page", stem: Path) -> None:

@@ -221,8 +221,10 @@ def _print_results(experiment: "Experiment", out: Path, form: Any, quiet: bool) 
 
 def _warn(rows: "list[dict[str, Any]]") -> None:
     """Say what a reader of the table should know of its trials."""
+    from ctxbench.records import counting
+
     named = {trial for row in rows[:1] for each in row["variants"] for trial in each["trials"]}
-    made = {row["trial"]: row for row in rows if row.get("trial") in named}
+    made = counting(row for row in rows if row.get("trial") in named)
     made = {trial: row for trial, row in made.items() if row["status"] == "ok"}
     slow = sum(row["loader_images_s"] < row["images_s"] for row in made.values())
     if slow:

@@ -12,8 +12,8 @@ from ctxbench.report._frames import frame
 from ctxbench.report.timings import with_interval
 
 _CUES = (
-    "network", "measure", "layer", "part", "runs", "images", "share_percent", "shuffled_percent", "beyond", "plain_percent",
-    "area_percent",
+    "network", "measure", "layer", "part", "runs", "images", "share_percent", "shuffled_percent",
+    "beyond", "plain_percent", "area_percent",
 )  # fmt: skip
 _FIELDS = (
     "network", "weights", "layer", "images", "image", "map", "field", "square20", "square50",

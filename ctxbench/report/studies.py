@@ -7,7 +7,7 @@ from typing import Any
 
 from pandas import DataFrame
 
-from ctxbench.records import Row, latest
+from ctxbench.records import Row, counting, latest
 
 OK, FAILED, MISSING = "ok", "failed", "missing"
 _TRIAL = ("top1_error", "top5_error", "images_s", "seconds", "curve")
@@ -66,13 +66,13 @@ class Study:
 
 
 def studies(rows: Iterable[Row]) -> list[Study]:
-    """Join the last row of each experiment with the last row of each of its trials.
+    """Join the last row of each experiment with the row that counts of each of its trials.
 
     `rows` are those of the kinds "experiments" and "trials" in one; trials that no experiment
     names any longer are left out.
     """
     kept = list(rows)
-    trials = {row["trial"]: row for row in kept if "trial" in row}
+    trials = counting(row for row in kept if "trial" in row)
     found = latest([row for row in kept if "variants" in row], "experiment")
     return [_study(row, trials) for row in found]
 

@@ -7,6 +7,7 @@ samples from the object's position, the kernel that ContMix makes there.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from math import floor
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,14 @@ from ctxbench.errors import VisualizeError
 from ctxbench.ops import ContMix
 from ctxbench.visualize.dynamic_kernels import DynamicKernels, cell_at, dynamic_kernels, spread
 from ctxbench.visualize.gradcam import gradcam, upsampled
-from ctxbench.visualize.inside import at_rest, layers_of_type, prepared, scores_of, unwrapped
+from ctxbench.visualize.inside import (
+    at_rest,
+    layers_of_type,
+    outcome,
+    prepared,
+    scores_of,
+    unwrapped,
+)
 from ctxbench.visualize.offsets import LayerSampling, sampled_layers, sampling
 from ctxbench.visualize.subject import Array, Image, Mark, Sample, Subject, batch_of, chunks
 
@@ -30,9 +38,10 @@ Place = tuple[float, float]
 class CuesRow:
     """How much of the attention falls within a part of the image that decides the class, in %.
 
-    Means over the images that have any: a Grad-CAM may hold nothing. `shuffled_percent` is that of the
-    same attention in another image, at the same places; `plain_percent` that of the regular grid, or of
-    an even kernel, at the object's position; `area_percent` the part's share of the image's area.
+    Means over the images that have any: a Grad-CAM may hold nothing. `shuffled_percent` is that of
+    the same attention in another image, at the same places; `plain_percent` that of the regular
+    grid, or of an even kernel, at the object's position; `area_percent` the part's share of the
+    image's area.
     """
 
     model: str
@@ -66,11 +75,12 @@ class Found:
     """The attention of one measure over many images.
 
     `around` is the sum of the maps around the object, `inside` how often each pixel was in the
-    image.
+    image. `marks` are those of the first image.
     """
 
     measure: str
     layer: str | None
+    marks: tuple[Mark, ...] = ()
     images: int = 0
     shares: dict[str, list[float]] = field(default_factory=dict)
     around: Array | float = 0.0
@@ -104,7 +114,8 @@ def gradients(subject: Subject, x: Tensor, labels: Sequence[int]) -> Array:
     model = unwrapped(subject.model)
     with at_rest(model):
         x = prepared(model, x).detach().clone().requires_grad_()
-        scores = scores_of(model(x))
+        scores = scores_of(outcome(model, x))
+        _check_labels(labels, scores.shape[1])
         chosen = torch.tensor(labels, device=x.device)[:, None]
         (gradient,) = torch.autograd.grad(scores.gather(1, chosen).sum(), x)
     squared: Array = gradient.float().square().sum(1).cpu().numpy()
@@ -117,20 +128,32 @@ def attend(subject: Subject, images: Iterable[Image]) -> list[Found]:
     Raises: VisualizeError for images that do not tell where object and cue stand, or one alone.
     """
     found: dict[tuple[str, str | None], Found] = {}
-    for batch in chunks(images, _BATCH):
+    for batch in _batches(images):
         samples = [subject.sample(image) for image in batch]
-        if len(samples) == 1:  # it has no other image to be compared with
-            continue
+        if len(samples) == 1:
+            raise VisualizeError("Attention is compared between images. Give two or more.")
         for look in looks_of(subject, samples):
-            kept = found.setdefault((look.measure, look.layer), Found(look.measure, look.layer))
-            _add(kept, look, samples)
+            first = Found(look.measure, look.layer, samples[0].marks)
+            _add(found.setdefault((look.measure, look.layer), first), look, samples)
     if not found:
         raise VisualizeError("Attention is compared between images. Give two or more.")
     return list(found.values())
 
 
+def _batches(images: Iterable[Image]) -> Iterator[list[Image]]:
+    """Yield batches; an image left over joins the last: it needs another to be compared with."""
+    held: list[Image] = []
+    for batch in chunks(images, _BATCH):
+        if held and len(batch) > 1:
+            yield held
+            held = []
+        held += batch
+    if held:
+        yield held
+
+
 def _add(found: Found, look: Look, samples: Sequence[Sample]) -> None:
-    """Add the attention in a batch; each image is compared with the one before it."""
+    """Add the attention in a batch; each image is compared with the one after it."""
     objects = [_centre(_marks(sample)[0]) for sample in samples]
     own = look.at(objects)
     # image i + 1, asked at the places of image i, is the control of image i
@@ -181,10 +204,17 @@ def _mean(shares: Sequence[float]) -> float | None:
 
 def within(attention: Array, mark: Mark) -> float:
     """Return the share of a map (H, W) that falls within a part; NaN for an empty map."""
-    top, left = round(mark.top), round(mark.left)
-    part = attention[top : top + round(mark.height), left : left + round(mark.width)]
+    rows, columns = (
+        # of each pixel, how much of it: a part of a resized image may end within one
+        np.clip(np.minimum(np.arange(size) + 1, start + side) - np.maximum(np.arange(size), start),
+                0, 1)
+        for size, start, side in zip(
+            attention.shape, (mark.top, mark.left), (mark.height, mark.width), strict=True
+        )
+    )  # fmt: skip
     total = float(attention.sum(dtype=np.float64))
-    return float(part.sum(dtype=np.float64)) / total if total > 0 else float("nan")
+    part = float(rows @ attention.astype(np.float64) @ columns)
+    return part / total if total > 0 else float("nan")
 
 
 def around(attention: Array, thing: Mark, cue: Mark) -> Array:
@@ -197,7 +227,10 @@ def around(attention: Array, thing: Mark, cue: Mark) -> Array:
     reach = round(max(abs(down), abs(right))) + _AROUND
     total = attention.sum(dtype=np.float64)
     shares = np.pad(attention / (total or 1), reach, constant_values=np.nan)
-    cut = shares[round(y) : round(y) + 2 * reach + 1, round(x) : round(x) + 2 * reach + 1]
+    # an object of an even number of pixels has its centre between two
+    side = 2 * reach + round(thing.height) % 2
+    top, left = (floor(at + reach - (side - 1) / 2 + 0.5) for at in (y, x))
+    cut = shares[top : top + side, left : left + side]
     if abs(right) >= abs(down):
         return cut if right >= 0 else np.rot90(cut, 2)
     return np.rot90(cut, 1 if down > 0 else -1)
@@ -263,10 +296,21 @@ def _label(sample: Sample) -> int:
     return sample.label
 
 
+def _check_labels(labels: Sequence[int], classes: int) -> None:
+    for label in labels:
+        if not 0 <= label < classes:
+            raise VisualizeError(
+                f"The images have class {label}, and the network's classes are 0 to {classes - 1}. "
+                f"Choose a network of these classes: num_classes=..."
+            )
+
+
 def _marks(sample: Sample) -> tuple[Mark, ...]:
     if len(sample.marks) < 2:
+        height, width = sample.shown.shape[:2]
         raise VisualizeError(
-            f"{sample.name} does not tell where object and cue stand. Draw images of --data "
-            f"context:..., or a run that was trained on them."
+            f"{sample.name} does not tell where object and cue stand, as the network sees it "
+            f"({height}x{width} px). Draw images of --data context:..., or a run that was trained "
+            f"on them, whole."
         )
     return sample.marks

@@ -21,7 +21,7 @@ _SHARED = 2  # the gradient and Grad-CAM, which all networks have, are on one sc
 
 _Run = tuple[Found, list[CuesRow]]
 # by network, the kinds of attention that it has, and of each what every trial came to
-_Seen = dict[str, list[list[_Run]]]
+_Seen = dict[Any, list[list[_Run]]]
 
 
 def pages(subjects: Sequence[Subject], images: Iterable[Image]) -> Iterator[Page]:
@@ -31,45 +31,60 @@ def pages(subjects: Sequence[Subject], images: Iterable[Image]) -> Iterator[Page
     """
     kept = list(images)  # small, and each network takes them all
     seen: _Seen = {}
+    trials: dict[Any, list[Subject]] = {}
     rows: list[CuesRow] = []
     for subject in subjects:
         found = attend(subject, kept)
-        marks, size = kept[0].marks, subject.sample(kept[0]).shown.shape[:2]
-        made = [rows_of(subject, attention, marks, size) for attention in found]
-        column = seen.setdefault(subject.title, [[] for _ in found])
+        size = subject.sample(kept[0]).shown.shape[:2]
+        made = [rows_of(subject, attention, attention.marks, size) for attention in found]
+        # only what differs in nothing but its training is averaged
+        kinds = tuple((each.measure, each.layer) for each in found)
+        key = (subject.title, subject.trained, subject.preprocess, kinds)
+        trials.setdefault(key, []).append(subject)
+        column = seen.setdefault(key, [[] for _ in found])
         for runs, run in zip(column, zip(found, made, strict=True), strict=True):
             runs.append(run)
         rows += chain.from_iterable(made)
-    arrays = {
-        f"{title} {runs[0][0].measure} {runs[0][0].layer or ''}".strip(): _mean(runs)
-        for title, column in seen.items()
-        for runs in column
-    }
-    headings = [_heading([s for s in subjects if s.title == title]) for title in seen]
-    yield Page(draw(seen, headings, kept[0].marks, len(kept)), arrays, rows)
+    headings = [_heading(several) for several in trials.values()]
+    yield Page(draw(seen, headings, len(kept)), _arrays(seen, trials), rows)
 
 
-def draw(seen: _Seen, headings: Sequence[str], marks: Sequence[Mark], images: int) -> Figure:
+def _arrays(seen: _Seen, trials: dict[Any, list[Subject]]) -> dict[str, Array]:
+    """Return the means by network and kind; of networks of one title the later are numbered."""
+    arrays: dict[str, Array] = {}
+    titles: list[str] = []
+    for key, column in seen.items():
+        titles.append(trials[key][0].title)
+        again = titles.count(titles[-1])
+        name = titles[-1] if again == 1 else f"{titles[-1]} ({again})"
+        for runs in column:
+            arrays[f"{name} {runs[0][0].measure} {runs[0][0].layer or ''}".strip()] = _mean(runs)
+    return arrays
+
+
+def draw(seen: _Seen, headings: Sequence[str], images: int) -> Figure:
     """Draw a column for each network, and in it a panel for each kind of attention."""
     tall = max(map(len, seen.values()))
     height = tall * (_PANEL_IN + _TEXT_IN) + _ENDS_IN
     width = min(WIDTH_IN, max(_NARROW_IN, len(seen) * _PANEL_IN * 1.3 + _BAR_IN))
+    partner = next(iter(seen.values()))[0][0][0].marks[1].name.split()[0]
     with style():
         figure = Figure(figsize=(width, height), layout="compressed")
         axes = figure.subplots(tall, len(seen), squeeze=False)
         for number, row in enumerate(axes):
             runs = [column[number] if number < len(column) else [] for column in seen.values()]
-            _draw_row(figure, row, runs, marks, shared=number < _SHARED)
+            _draw_row(figure, row, runs, shared=number < _SHARED)
         for axis, heading in zip(axes[0], headings, strict=True):
             axis.set_title(heading, fontsize=6.5)
         figure.suptitle(
             f"Where networks look, around the object that counts\nMean of {images} images, turned "
-            f"so that the cue is at the right",
+            f"so that the {partner} is at the right",
             fontsize=8.5,
         )
         figure.supxlabel(
-            "Blue: the object. Orange: the cue. Below, the share of the attention that is within "
-            "the cue,\nand in brackets that of another image's attention at the same place",
+            f"Blue: the object. Orange: the {partner}. Below, the share of the attention that is "
+            f"within the {partner},\nand in brackets that of another image's attention at the same "
+            "place",
             fontsize=6.5, color=GREY,
         )  # fmt: skip
     return figure
@@ -86,9 +101,7 @@ def _heading(trials: Sequence[Subject]) -> str:
     return "\n".join([*wrap(trials[0].title.replace(":", " "), _LETTERS), *told])
 
 
-def _draw_row(
-    figure: Figure, axes: Any, row: Sequence[Sequence[_Run]], marks: Sequence[Mark], *, shared: bool
-) -> None:
+def _draw_row(figure: Figure, axes: Any, row: Sequence[Sequence[_Run]], *, shared: bool) -> None:
     maps = [100 * _mean(runs) if runs else None for runs in row]
     tops = [0.0 if shares is None else float(np.nanmax(shares)) for shares in maps]
     for axis, runs, shares, own in zip(axes, row, maps, tops, strict=True):
@@ -98,7 +111,7 @@ def _draw_row(
             continue
         top = max(tops) if shared else own
         drawn = axis.imshow(shares, cmap="magma", vmin=0, vmax=top, interpolation="nearest")
-        _frame(axis, shares, marks)
+        _frame(axis, shares, runs[0][0].marks)
         axis.set_xlabel(_words(runs), fontsize=6.5)
         if not shared or axis is axes[-1]:
             bar = figure.colorbar(drawn, ax=axis, shrink=0.85, pad=0.03, aspect=12)
@@ -122,16 +135,17 @@ def _frame(axis: Any, shares: Array, marks: Sequence[Mark]) -> None:
 def _words(runs: Sequence[_Run]) -> str:
     """Say what looks, and the share of the part that is bound to the object, over the runs."""
     rows = [rows[1] for _, rows in runs]
-    share, shuffled = (
-        np.mean(
-            [value for row in rows if (value := getattr(row, f"{name}_percent")) is not None]
-            or [0.0]
-        )
-        for name in ("share", "shuffled")
-    )
+    share = _told([row.share_percent for row in rows])
+    shuffled = _told([row.shuffled_percent for row in rows])
     layer = (rows[0].layer or "").removeprefix("backbone.")
     what = wrap(f"{rows[0].measure} {layer}".strip(), _LETTERS)
-    return "\n".join([*what, f"{rows[0].part} {share:.1f} % ({shuffled:.1f})"])
+    return "\n".join([*what, f"{rows[0].part} {share} % ({shuffled})"])
+
+
+def _told(values: Sequence[float | None]) -> str:
+    """Write the mean of the shares there are; maps that are all empty have none."""
+    there = [value for value in values if value is not None]
+    return f"{np.mean(there):.1f}" if there else "\N{EN DASH}"
 
 
 def _mean(runs: Sequence[_Run]) -> Array:

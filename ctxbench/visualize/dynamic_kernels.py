@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from ctxbench.errors import VisualizeError
 from ctxbench.ops import ContMix
-from ctxbench.visualize.inside import at_rest, layer_of, listening, only_call, prepared, unwrapped
+from ctxbench.visualize.inside import (
+    at_rest,
+    layer_of,
+    listening,
+    only_call,
+    outcome,
+    prepared,
+    unwrapped,
+)
 from ctxbench.visualize.kernels import chosen_layers
 from ctxbench.visualize.subject import Array
 
@@ -63,7 +71,7 @@ def dynamic_kernels(
     model = unwrapped(model)
     names = chosen_layers(model, layers, ["ContMix"])["ContMix"]
     with at_rest(model), torch.no_grad(), listening(model, names) as calls:
-        model(prepared(model, x))
+        outcome(model, prepared(model, x))
         found = []
         for name in names:
             call, layer = only_call(calls, name), cast(ContMix, layer_of(model, name))

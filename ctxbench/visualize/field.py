@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from ctxbench.errors import VisualizeError
-from ctxbench.visualize.inside import at_rest, layer_of, listening, only_call, scores_of, unwrapped
+from ctxbench.visualize.inside import (
+    at_rest,
+    layer_of,
+    listening,
+    only_call,
+    outcome,
+    scores_of,
+    unwrapped,
+)
 
 # the name for a network's class scores, in the place of a layer's
 OUTPUT = "output"
@@ -150,7 +158,7 @@ def output_of(model: nn.Module, x: Tensor, layer: str, position: tuple[int, int]
     if is_output(model, layer):
         if position is not None:
             raise VisualizeError(f"Class scores have no position; got {position}. Give a layer.")
-        return Output(scores_of(model(x)), None, None)
+        return Output(scores_of(outcome(model, x)), None, None)
     features = map_of(model, x, layer)
     height, width = features.shape[2:]
     # the middle, the later one of two
@@ -171,7 +179,7 @@ def map_of(model: nn.Module, x: Tensor, layer: str) -> Tensor:
             f"Choose the block around it."
         )
     with listening(model, [layer]) as calls:
-        model(x)
+        outcome(model, x)
     output = only_call(calls, layer).output
     if not isinstance(output, Tensor) or output.ndim != 4 or len(output) != len(x):
         told = f"{type(output).__name__} {tuple(getattr(output, 'shape', ()))}"

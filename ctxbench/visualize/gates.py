@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from ctxbench.ops import CGConv2d
-from ctxbench.visualize.inside import at_rest, layer_of, listening, only_call, prepared, unwrapped
+from ctxbench.visualize.inside import (
+    at_rest,
+    layer_of,
+    listening,
+    only_call,
+    outcome,
+    prepared,
+    unwrapped,
+)
 from ctxbench.visualize.kernels import chosen_layers
 from ctxbench.visualize.subject import Array
 
@@ -30,7 +38,7 @@ def gates(model: nn.Module, x: Tensor, *, layers: Sequence[str] | None = None) -
     model = unwrapped(model)
     names = chosen_layers(model, layers, ["CGC"])["CGC"]
     with at_rest(model), torch.no_grad(), listening(model, names) as calls:
-        model(prepared(model, x))
+        outcome(model, prepared(model, x))
         found = []
         for name in names:
             call = only_call(calls, name)

@@ -178,7 +178,7 @@ def outcome(model: nn.Module, x: Tensor) -> Any:
         return model(x)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise VisualizeError(f"{told}: {reason}. Choose another size or network.") from error
 
@@ -187,10 +187,11 @@ def target_layer(model: nn.Module, x: Tensor) -> str:
     """Return the last layer that returns a map: (B, C, H, W), of more than one position.
 
     That is the last stage of a classifier, in front of the pooling. `x` (B, C, H, W) is tried out.
-    Raises: VisualizeError for a network without such a layer.
+    Raises: VisualizeError for a network without such a layer, or with tokens behind it.
     """
     found: list[str] = []
     times: Counter[str] = Counter()
+    tokens: list[str] = []  # layers behind the last map that return them
     handles: list[RemovableHandle] = []
 
     def hook_for(name: str) -> Any:
@@ -198,6 +199,9 @@ def target_layer(model: nn.Module, x: Tensor) -> str:
             times[name] += 1
             if not isinstance(module, _NO_TARGET) and is_map(output, x):
                 found.append(name)
+                tokens.clear()
+            elif isinstance(output, Tensor) and output.ndim == 3 and output.shape[1] > 1:
+                tokens.append(name)
 
         return hook
 
@@ -216,6 +220,11 @@ def target_layer(model: nn.Module, x: Tensor) -> str:
             f"{type(model).__name__} has no layer that returns a map (B, C, H, W) of more than one "
             f"position: what returns tokens, or is compiled by torch.jit, cannot be drawn. Choose "
             f"a network of convolutions."
+        )
+    if tokens:
+        raise VisualizeError(
+            f"{type(model).__name__} returns tokens behind its last map, that of {once[-1]!r}: "
+            f"what decides the class there cannot be drawn. Choose that layer, or another network."
         )
     return once[-1]
 
@@ -290,7 +299,10 @@ def _detected(found: Sequence[Mapping[str, Tensor]]) -> Tensor:
         (int(item["labels"].max()) for item in found if len(item["labels"])), default=0
     )
     if classes == 1:
-        raise VisualizeError("The network detects nothing in these images, so there is no score.")
+        raise VisualizeError(
+            "The network detects nothing in these images, so there is no score. "
+            "Choose other images, or a network with weights that detect."
+        )
     rows = [
         item["scores"].new_zeros(classes).index_add(0, item["labels"], item["scores"])
         for item in found

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from ctxbench.ablate.checkpoint import WEIGHTS
 from ctxbench.ablate.device import device_of
@@ -23,7 +24,7 @@ from ctxbench.data import resolve as resolve_data
 from ctxbench.data.augment import seeded_apart
 from ctxbench.errors import VisualizeError
 from ctxbench.models import create_model, load_checkpoint
-from ctxbench.records import Row, latest, read_rows
+from ctxbench.records import Row, counting, latest, read_rows
 from ctxbench.visualize import class_names as naming
 from ctxbench.visualize.class_names import class_index
 from ctxbench.visualize.images import images_of, images_of_data, photographs
@@ -130,6 +131,8 @@ def _named(spec: str, checkpoint: Path | None, seed: int) -> Subject:
         model = create_model(spec)
         preprocess = preprocess_of(spec, model)
         names = naming.known_names(spec, model)
+    if any(map(is_lazy, model.parameters())):
+        raise VisualizeError(f"{spec} has lazy parameters. Have its function run it once.")
     weights = f"random weights (seed {seed})"
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
@@ -188,10 +191,10 @@ def _model_of(spec: str, out: Path) -> str:
 
 
 def _row_of(spec: str, out: Path) -> Row:
-    """Return the last row of the one trial whose ID begins as `run:ID` says."""
+    """Return the row that counts of the one trial whose ID begins as `run:ID` says."""
     wanted = spec.removeprefix(_RUN).strip()
     raw = out / "raw"
-    rows = {row["trial"]: row for row in latest(read_rows(TRIALS, raw=raw).rows, "trial")}
+    rows = counting(read_rows(TRIALS, raw=raw).rows)
     if not rows:
         raise VisualizeError(
             f"{spec}: there are no runs in {raw / TRIALS}.jsonl. Train with `ctxbench ablate FILE`."

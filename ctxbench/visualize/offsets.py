@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ctxbench.errors import VisualizeError
 from ctxbench.ops import ContextualConv2d
-from ctxbench.visualize.inside import at_rest, prepared, unwrapped
+from ctxbench.visualize.inside import at_rest, outcome, prepared, unwrapped
 from ctxbench.visualize.offsets_geometry import (
     Grid,
     Pair,
@@ -154,7 +154,7 @@ def sampling(
     with at_rest(model), torch.no_grad():
         x = prepared(model, x)
         with watching(model, x) as watch:
-            model(x)
+            outcome(model, x)
     times = Counter(reading.layer for reading in watch.readings)
     if not times:
         raise VisualizeError(_without(model))

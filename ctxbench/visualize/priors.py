@@ -13,7 +13,14 @@ from ctxbench.errors import VisualizeError
 from ctxbench.models import MODELS
 from ctxbench.models.contextual import ContextualNetwork, contextual_loss
 from ctxbench.ops.class_prior import rank
-from ctxbench.visualize.inside import at_rest, listening, only_call, prepared, unwrapped
+from ctxbench.visualize.inside import (
+    at_rest,
+    listening,
+    only_call,
+    outcome,
+    prepared,
+    unwrapped,
+)
 from ctxbench.visualize.subject import Array
 
 ALL = "all stages"
@@ -219,7 +226,7 @@ def _run(model: nn.Module, x: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
     scores = f"{inside}classes"
     contexts = {stage: f"{inside}mergers.{stage}" for stage in network.mergers}
     with torch.no_grad(), listening(model, [scores, *contexts.values()]) as calls:
-        model(x)
+        outcome(model, x)
     found = [call.output for call in calls[scores]]
     if len(found) != len(network.projections):
         raise VisualizeError(

@@ -42,7 +42,8 @@ class Sample:
     """An image as a network sees it.
 
     `shown` is what the network sees before it is normalised, (H, W, 3) in uint8; `x` is what it
-    takes, (C, H, W), on the device of the network. `marks` are places in `shown`.
+    takes, (C, H, W), on the device of the network. `marks` are places in `shown`; there are none if
+    a part of the image is cut out.
     """
 
     name: str
@@ -74,13 +75,22 @@ class Subject:
         """Return an image as this network sees it."""
         shown = self.preprocess.frame(image.pixels)
         parameter = next(self.model.parameters(), torch.empty(0))
-        marks = tuple(mark for mark in image.marks if shown.shape[1:] == image.pixels.shape[1:])
         return Sample(
             image.name,
             np.ascontiguousarray(shown.expand(3, -1, -1).permute(1, 2, 0).numpy()),
             self.preprocess.normalise(shown).to(parameter),
             image.label,
-            marks,
+            self._marks(image, shown),
+        )
+
+    def _marks(self, image: Image, shown: Tensor) -> tuple[Mark, ...]:
+        before, after = image.pixels.shape[1:], shown.shape[1:]
+        if before != after and self.preprocess.resize_px is not None:
+            return ()
+        y, x = after[0] / before[0], after[1] / before[1]
+        return tuple(
+            Mark(mark.top * y, mark.left * x, mark.height * y, mark.width * x, mark.name)
+            for mark in image.marks
         )
 
     def name_of(self, index: int) -> str:

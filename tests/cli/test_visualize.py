@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -185,7 +186,7 @@ def test_quiet_says_nothing(sketch, tmp_path):
     code, out, err = sketch("gradcam", NET, *ONE, "--quiet")
     assert (code, err) == (0, "")
     assert out.splitlines()[2].startswith(NET)
-    assert (tmp_path / "results/figures/gradcam/resnet_tiny-width=4.npz").exists()
+    assert list((tmp_path / "results/figures/gradcam").glob("resnet_tiny-width=4-??????.npz"))
 
 
 # names of pictures
@@ -209,8 +210,15 @@ def test_further_pages_are_numbered(sketch, rows, tmp_path):
 
 def test_pictures_are_named_by_networks_and_not_by_images(sketch, rows, images):
     sketch("gradcam", NET, "coresnet_tiny:width=4", "one.png", str(images / "more"))
-    names = {row["picture"] for row in rows()}
-    assert names == {"gradcam/resnet_tiny-width=4-coresnet_tiny-width=4"}
+    (name,) = {row["picture"] for row in rows()}
+    assert re.fullmatch(r"gradcam/resnet_tiny-width=4-coresnet_tiny-width=4-[0-9a-f]{6}", name)
+
+
+def test_another_request_has_another_picture_and_the_same_one_the_same(sketch, rows):
+    for words in (["--class", "1"], ["--class", "2"], ["--class", "1", "--quiet"]):
+        sketch("gradcam", NET, *ONE, *words)
+    first, second, again = (row["picture"] for row in rows())
+    assert first == again != second
 
 
 # words: networks, images, folders
@@ -542,7 +550,7 @@ def test_a_file_in_the_way_of_the_pictures_is_one_line(sketch, rows, tmp_path):
     (tmp_path / "results" / "figures").write_text("in the way")
     code, out, err = sketch("gradcam", NET, *ONE)
     assert (code, out, rows()) == (2, "", [])
-    assert err.startswith("ctxbench: Cannot write results/figures/gradcam/resnet_tiny-width=4: ")
+    assert err.startswith("ctxbench: Cannot write results/figures/gradcam/resnet_tiny-width=4-")
     assert len(err.splitlines()) == 1
 
 

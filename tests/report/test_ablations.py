@@ -133,6 +133,11 @@ def test_the_last_row_of_a_trial_counts():
     assert ablations(rows).loc[0, ["n", "top1_error"]].tolist() == [5, 21.0]
 
 
+def test_a_trial_that_was_run_again_and_failed_keeps_its_success():
+    rows = [*pair([20.0] * 5, [19.0] * 5), failed(PAIR["variants"][0]["trials"][0])]
+    assert ablations(rows).loc[0, ["n", "failed", "top1_error"]].tolist() == [5, 0, 20.0]
+
+
 def test_only_the_last_row_of_an_experiment_and_the_trials_it_names_count():
     before = pair([99.0] * 5, [98.0] * 5)
     changed = [

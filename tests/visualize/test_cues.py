@@ -1,6 +1,7 @@
 """The share of attention within what decides the class, and its controls."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -164,3 +165,82 @@ def test_the_page_has_a_panel_for_each_kind_of_attention_and_says_what_it_shows(
     assert "random weights" in said
     assert "Mean of 2 images" in said
     assert {row.measure for row in page.rows} == {"gradient", "Grad-CAM", "samples"}
+
+
+def test_the_last_image_counts_too():
+    images = [image(1 + n % 3, 1 + n % 5) for n in range(65)]
+    thing, _ = rows(Energy(), images, "gradient")
+    assert thing.images == 65
+    (page,) = pages([subject(Energy())], iter(images))
+    assert {row.images for row in page.rows} == {65}
+
+
+def test_a_class_that_the_network_has_not_is_one_line():
+    with pytest.raises(VisualizeError, match="have class 2, and the network's classes are 0 to 1"):
+        attend(subject(Energy()), [image(1, 1), image(5, 2, label=2)])
+
+
+def test_trained_and_random_weights_of_one_network_are_not_averaged():
+    random = subject(Energy())
+    trained = replace(random, weights="trained: run 1", trained=True)
+    (page,) = pages([trained, random], IMAGES)
+    said = [text.get_text() for text in page.figure.findobj(lambda a: hasattr(a, "get_text"))]
+    assert [text for text in said if text.startswith("net")] == [
+        "net\ntrained, 1 seed", "net\nrandom weights"
+    ]  # fmt: skip
+    assert sorted(page.arrays) == [
+        "net (2) Grad-CAM kept", "net (2) gradient", "net Grad-CAM kept", "net gradient"
+    ]  # fmt: skip
+
+
+def test_an_object_of_an_even_number_of_pixels_is_in_the_middle_wherever_it_stands():
+    for y, x, down, right in [
+        (5, 5, 0, 6),
+        (6, 5, 0, 6),
+        (6, 6, 6, 0),
+        (8, 7, -6, 0),
+        (7, 8, 0, -6),
+    ]:
+        thing, cue = Mark(y, x, 4, 4, "object 1"), Mark(y + down, x + right, 4, 4, "cue 0")
+        attention = np.zeros((18, 18))
+        attention[y : y + 4, x : x + 4] = 1
+        turned = around(attention, thing, cue)
+        middle = len(turned) // 2
+        assert np.nansum(turned[middle - 2 : middle + 2, middle - 2 : middle + 2]) == 1
+
+
+def test_the_page_names_what_is_bound_to_the_object_and_says_where_there_is_nothing():
+    class Against(Energy):
+        def forward(self, x):
+            return -super().forward(x)
+
+    def hierarchical(one):
+        thing, cue = one.marks
+        return replace(
+            one, marks=(thing, replace(cue, name="detail 1"), Mark(12, 1, 3, 3, "cue 0"))
+        )
+
+    (page,) = pages([subject(Against())], map(hierarchical, IMAGES))
+    said = "\n".join(
+        text.get_text() for text in page.figure.findobj(lambda a: hasattr(a, "get_text"))
+    )
+    assert "so that the detail is at the right" in said
+    assert "Orange: the detail." in said
+    assert "detail \N{EN DASH} % (\N{EN DASH})" in said
+
+
+def test_parts_of_a_resized_image_are_where_they_are_drawn():
+    seen = replace(subject(Energy()), preprocess=Preprocess(2 * PX, 2 * PX, (0.0,), (1.0,)))
+    (attention, *_) = attend(seen, [image(1, 1), image(10, 8), image(5, 2)])
+    thing, cue = rows_of(seen, attention, attention.marks, (2 * PX, 2 * PX))
+    assert cue.area_percent == pytest.approx(100 * 9 / PX**2)
+    assert cue.share_percent > 85
+    assert thing.share_percent < 1
+    cut = replace(seen, preprocess=replace(seen.preprocess, resize_px=40))
+    with pytest.raises(VisualizeError, match=r"as the network sees it \(32x32 px\)"):
+        attend(cut, IMAGES)
+
+
+def test_within_counts_parts_of_pixels():
+    attention = np.full((4, 4), 1 / 16)
+    assert within(attention, Mark(0.5, 1.25, 1.5, 0.5, "cue 0")) == pytest.approx(0.75 / 16)

@@ -1,6 +1,7 @@
 """Looking inside changes nothing, sees what the layers saw, and finds layers and scores."""
 
 from collections import OrderedDict, namedtuple
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from torchvision.models import detection
 
 from ctxbench.errors import UnknownNameError, VisualizeError
 from ctxbench.models import create_model
+from ctxbench.visualize.dynamic_kernels import dynamic_kernels
+from ctxbench.visualize.erf import erf
+from ctxbench.visualize.gates import gates
 from ctxbench.visualize.gradcam import gradcam
 from ctxbench.visualize.inside import (
     at_rest,
@@ -25,6 +29,8 @@ from ctxbench.visualize.inside import (
     target_layer,
     unwrapped,
 )
+from ctxbench.visualize.offsets import sampling
+from ctxbench.visualize.priors import priors
 from tests.measure.test_undisturbed import assert_same, snapshot
 
 Answer = namedtuple("Answer", ["logits", "aux"])
@@ -273,10 +279,10 @@ def test_the_target_layer_of_a_detector_is_in_its_backbone():
         assert target_layer(model, torch.rand(2, 3, 64, 64)).startswith("backbone")
 
 
-def test_a_network_of_tokens_has_no_target_layer_but_the_one_that_makes_them():
+def test_a_network_of_tokens_has_no_target_layer():
     model = models.VisionTransformer(32, 8, 1, 2, 8, 16)
-    with at_rest(model):
-        assert target_layer(model, torch.ones(2, 3, 32, 32)) == "conv_proj"
+    with at_rest(model), pytest.raises(VisualizeError, match="its last map, that of 'conv_proj'"):
+        target_layer(model, torch.ones(2, 3, 32, 32))
     flat = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     with pytest.raises(VisualizeError, match="Sequential has no layer that returns a map"):
         target_layer(flat, torch.ones(2, 3, 2, 2))
@@ -344,3 +350,24 @@ def test_detections_are_recognised():
     assert is_detection(FOUND)
     assert not is_detection([])
     assert not is_detection((SCORES, SCORES))
+
+
+@pytest.mark.parametrize("wrong", [RuntimeError, AssertionError])
+@pytest.mark.parametrize("kind", ["offsets", "kernels", "gates", "priors", "erf", "output"])
+def test_a_network_that_cannot_be_run_on_images_is_one_line_in_every_kind(kind, wrong):
+    name = {
+        "offsets": "ctx_resnet_tiny", "priors": "ctx_resnet_tiny", "kernels": "overlock_tiny"
+    }.get(kind, "cgc_resnet_tiny")  # fmt: skip
+    net, x = create_model(name), torch.zeros(1, 3, 32, 32)
+    first = next(layer for layer in net.modules() if isinstance(layer, nn.Conv2d))
+
+    def refuse(*_):
+        raise wrong("wrong height")
+
+    first.register_forward_pre_hook(refuse)
+    draw = {
+        "offsets": sampling, "kernels": dynamic_kernels, "gates": gates, "priors": priors,
+        "erf": partial(erf, layer="layer4"), "output": partial(erf, layer="output"),
+    }[kind]  # fmt: skip
+    with pytest.raises(VisualizeError, match=r"cannot be run on images \(1, 3, 32, 32\): wrong"):
+        draw(net, x)

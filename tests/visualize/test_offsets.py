@@ -227,7 +227,7 @@ def test_the_network_comes_back_as_it_was():
     required = [p.requires_grad for p in network.parameters()]
     state = {key: value.clone() for key, value in network.state_dict().items()}
     sampling(network, torch.randn(1, 1, 16, 16))
-    with pytest.raises(ValueError, match="channels"):
+    with pytest.raises(VisualizeError, match="channels"):
         sampling(network.backbone.layer2[0].conv2, torch.randn(1, 3, 8, 8))
 
     assert [module.training for module in network.modules()] == modes

@@ -321,7 +321,7 @@ class _FailsAt(nn.Module):
 def test_the_network_comes_back_after_an_error(call):
     model = _FailsAt(_network().train(), call)
     before = _state(model)
-    with pytest.raises(RuntimeError, match="out of luck"):
+    with pytest.raises(VisualizeError, match="out of luck"):
         swapped(model, _images())
     assert _state(model) == before
 
