@@ -86,6 +86,15 @@ def test_two_clocks_are_compared(tmp_path):
     assert row["ratio"] == pytest.approx(1, abs=0.5)
 
 
+def test_our_class_activation_maps_are_those_of_grad_cam_and_torch_cam(tmp_path):
+    pytest.importorskip("torchcam")
+    words = ("--models", "resnet_tiny:width=4", "--batches", "2", "--image", "32", "--runs", "1")
+    program = [sys.executable, BENCHMARKS / "gradcam.py"]
+    (row,) = _rows(program, *words, kind="gradcam_speed", out=tmp_path)
+    assert max(row["grad_cam_difference"], row["torch_cam_difference"]) < 1e-4
+    assert row["ours_image_ms"] > 0
+
+
 def test_our_training_and_a_bare_loop_end_with_the_same_weights(tmp_path):
     words = ("--part", "steps", "--small", "--models", "coresnet_tiny", "--runs", "3")
     program = [sys.executable, BENCHMARKS / "training.py"]

@@ -15,6 +15,9 @@ _CUES = (
     "network", "measure", "layer", "part", "runs", "images", "share_percent", "shuffled_percent",
     "beyond", "plain_percent", "area_percent",
 )  # fmt: skip
+_FINDINGS = (
+    "network", "measure", "layer", "share_percent", "shuffled_percent", "beyond", "plain_percent",
+)  # fmt: skip
 _FIELDS = (
     "network", "weights", "layer", "images", "image", "map", "field", "square20", "square50",
     "square99",
@@ -70,6 +73,12 @@ def cue_shares(rows: Iterable[Row]) -> DataFrame:
             }
         )
     return frame(lines, _CUES)
+
+
+def cue_findings(rows: Iterable[Row]) -> DataFrame:
+    """Make the rows of `cue_shares` that are about the cue, for a README."""
+    found = [row for row in rows if row["part"] == "cue"]
+    return cue_shares(found)[list(_FINDINGS)]
 
 
 def receptive_fields(rows: Iterable[Row]) -> DataFrame:

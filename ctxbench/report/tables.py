@@ -275,6 +275,7 @@ TABLES = {
     "ablation_findings": Table("experiments", ablations.ablation_findings, _TRIALS),
     "ablation_errors": Table("experiments", ablations.ablation_errors, _TRIALS),
     "cue_shares": Table("cues", pictures.cue_shares),
+    "cue_findings": Table("cues", pictures.cue_findings),
     "receptive_fields": Table("erf", pictures.receptive_fields),
     "faithfulness": Table("gradcam", pictures.faithfulness),
     "sampling": Table("offsets", pictures.sampling),

@@ -24,6 +24,13 @@ def test_a_share_is_held_against_its_control_trial_by_trial():
     assert line["plain_percent"] is None
 
 
+def test_a_readme_has_the_cue_alone():
+    rows = [*PICTURES["cues"], *(cue(run, 1.0, 1.0, part="object") for run in "abc")]
+    assert len(pictures.cue_shares(rows)) == 2
+    line = only(pictures.cue_findings(rows))
+    assert (line["network"], line["share_percent"]) == ("Net", 12.0)
+
+
 def test_two_trials_have_no_interval_and_empty_attention_counts_for_nothing():
     rows = [cue("a", 1.0, 2.0), cue("b", 2.0, 4.0), cue("c", None, None)]
     line = only(pictures.cue_shares(rows))
