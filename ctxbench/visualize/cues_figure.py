@@ -46,7 +46,9 @@ def pages(subjects: Sequence[Subject], images: Iterable[Image]) -> Iterator[Page
             runs.append(run)
         rows += chain.from_iterable(made)
     headings = [_heading(several) for several in trials.values()]
-    yield Page(draw(seen, headings, len(kept)), _arrays(seen, trials), rows)
+    seen_as = dict.fromkeys(str(subject.preprocess) for subject in subjects)
+    foot = f"Images: {'; or '.join(seen_as)}"
+    yield Page(draw(seen, headings, len(kept), foot), _arrays(seen, trials), rows)
 
 
 def _arrays(seen: _Seen, trials: dict[Any, list[Subject]]) -> dict[str, Array]:
@@ -62,8 +64,11 @@ def _arrays(seen: _Seen, trials: dict[Any, list[Subject]]) -> dict[str, Array]:
     return arrays
 
 
-def draw(seen: _Seen, headings: Sequence[str], images: int) -> Figure:
-    """Draw a column for each network, and in it a panel for each kind of attention."""
+def draw(seen: _Seen, headings: Sequence[str], images: int, foot: str) -> Figure:
+    """Draw a column for each network, and in it a panel for each kind of attention.
+
+    `foot` is said below: how the networks see the images.
+    """
     tall = max(map(len, seen.values()))
     height = tall * (_PANEL_IN + _TEXT_IN) + _ENDS_IN
     width = min(WIDTH_IN, max(_NARROW_IN, len(seen) * _PANEL_IN * 1.3 + _BAR_IN))
@@ -84,7 +89,7 @@ def draw(seen: _Seen, headings: Sequence[str], images: int) -> Figure:
         figure.supxlabel(
             f"Blue: the object. Orange: the {partner}. Below, the share of the attention that is "
             f"within the {partner},\nand in brackets that of another image's attention at the same "
-            "place",
+            f"place\n{foot}",
             fontsize=6.5, color=GREY,
         )  # fmt: skip
     return figure

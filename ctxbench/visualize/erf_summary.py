@@ -24,8 +24,8 @@ class ErfRow:
     energy, mean over images and 95 % interval (Student's t), `square20_of_mean_px` that of the mean
     map. `area20_share` is what the square covers of the image, `set20_share` the smallest set of
     pixels that holds 20 % of the mean map, which few images and probes make look smaller than it
-    is. Positions count from 0; class scores have none. `field_whole`: the theoretical field, at
-    this size of images, is all of them.
+    is. All are None where no image has a gradient. Positions count from 0; class scores have none.
+    `field_whole`: the theoretical field, at this size of images, is all of them.
     """
 
     model: str
@@ -47,30 +47,30 @@ class ErfRow:
     field_height_px: int
     field_width_px: int
     field_whole: bool
-    square20_px: float
+    square20_px: float | None
     square20_low_px: float | None
     square20_high_px: float | None
-    square20_of_mean_px: float
-    area20_share: float
+    square20_of_mean_px: float | None
+    area20_share: float | None
     area20_low: float | None
     area20_high: float | None
-    set20_share: float
-    square50_px: float
+    set20_share: float | None
+    square50_px: float | None
     square50_low_px: float | None
     square50_high_px: float | None
-    square50_of_mean_px: float
-    area50_share: float
+    square50_of_mean_px: float | None
+    area50_share: float | None
     area50_low: float | None
     area50_high: float | None
-    set50_share: float
-    square99_px: float
+    set50_share: float | None
+    square99_px: float | None
     square99_low_px: float | None
     square99_high_px: float | None
-    square99_of_mean_px: float
-    area99_share: float
+    square99_of_mean_px: float | None
+    area99_share: float | None
     area99_low: float | None
     area99_high: float | None
-    set99_share: float
+    set99_share: float | None
     picture: str = ""
 
 
@@ -241,6 +241,7 @@ def row_of(subject: Subject, found: Erf, summary: Summary, *, probes: int, seed:
             f"area{percent}_high": area.high,
             f"set{percent}_share": summary.set_share(share),
         }
+    shares = {k: None if v is None or math.isnan(v) else v for k, v in shares.items()}
     map_height, map_width = found.map_size or (None, None)
     row, column = found.position or (None, None)
     return ErfRow(
