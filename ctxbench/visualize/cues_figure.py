@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from ctxbench.style import BLACK, GREY, WIDTH_IN, style, wrap
 from ctxbench.visualize._marks import CUE, OBJECT
 from ctxbench.visualize.cues import CuesRow, Found, attend, rows_of
-from ctxbench.visualize.subject import Array, Image, Mark, Page, Subject
+from ctxbench.visualize.subject import Array, Image, Mark, Page, Subject, of
 
 _PANEL_IN, _TEXT_IN, _ENDS_IN = 1.0, 0.42, 1.1
 _BAR_IN, _NARROW_IN = 0.9, 4.2
@@ -34,7 +34,8 @@ def pages(subjects: Sequence[Subject], images: Iterable[Image]) -> Iterator[Page
     trials: dict[Any, list[Subject]] = {}
     rows: list[CuesRow] = []
     for subject in subjects:
-        found = attend(subject, kept)
+        with of(subject):
+            found = attend(subject, kept)
         size = subject.sample(kept[0]).shown.shape[:2]
         made = [rows_of(subject, attention, attention.marks, size) for attention in found]
         # only what differs in nothing but its training is averaged

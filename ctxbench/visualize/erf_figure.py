@@ -15,7 +15,7 @@ from ctxbench.errors import VisualizeError
 from ctxbench.style import BLACK, GREY, WIDTH_IN, style, wrap
 from ctxbench.visualize.erf import Erf, erf
 from ctxbench.visualize.erf_summary import SHARES, ErfTotal, Estimate, Summary, row_of
-from ctxbench.visualize.subject import Array, Image, Page, Subject, batch_of, chunks
+from ctxbench.visualize.subject import Array, Image, Page, Subject, batch_of, chunks, of
 
 _PALETTE = sns.color_palette("colorblind")
 _ACROSS, _LETTERS = 4, 27
@@ -58,10 +58,11 @@ def pages(
     names: list[str] = []
     for held in chunks(images, _CHUNK):
         for number, subject in enumerate(subjects):
-            found = erf(
-                subject.model, batch_of([subject.sample(image) for image in held]),
-                layer=layer, probes=probes, seed=seed, like=first.get(number), start=len(names),
-            )  # fmt: skip
+            with of(subject):
+                found = erf(
+                    subject.model, batch_of([subject.sample(image) for image in held]),
+                    layer=layer, probes=probes, seed=seed, like=first.get(number), start=len(names),
+                )  # fmt: skip
             first.setdefault(number, found)
             totals[number].add(found)
         names += [image.name for image in held]

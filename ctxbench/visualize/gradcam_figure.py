@@ -19,7 +19,7 @@ from ctxbench.visualize._marks import draw_marks
 from ctxbench.visualize.class_names import class_index
 from ctxbench.visualize.faithfulness import Faithfulness, faithfulness
 from ctxbench.visualize.gradcam import Cams, gradcam, shares, upsampled
-from ctxbench.visualize.subject import Array, Image, Page, Sample, Subject, batch_of, chunks
+from ctxbench.visualize.subject import Array, Image, Page, Sample, Subject, batch_of, chunks, of
 
 _IMAGES, _COLUMNS = 4, 6  # on a page
 _COLOURS, _OPACITY = "viridis", 0.6
@@ -92,7 +92,10 @@ def pages(
     """
     for method in methods:
         method_of(method)  # before any work
-    classes = [class_of(subject, target) for subject in subjects]
+    classes = []
+    for subject in subjects:
+        with of(subject):
+            classes.append(class_of(subject, target))
     layers = [layer for _ in subjects]
     for held in chunks(images, _IMAGES):
         panels = []
@@ -123,7 +126,8 @@ def _panel(
     x = batch_of(samples)
     layer = layer if method_of(method).layered else None
     classes = None if target is None else [target] * len(samples)
-    cams = gradcam(subject.model, x, layer=layer, method=method, classes=classes)
+    with of(subject):
+        cams = gradcam(subject.model, x, layer=layer, method=method, classes=classes)
     large = upsampled(cams.maps, (x.shape[2], x.shape[3]))
     scores = faithfulness(subject.model, x, large, cams.classes.tolist(), steps=steps)
     return Panel(subject, samples, cams, scores)

@@ -15,7 +15,7 @@ from ctxbench.visualize.folding import folding
 from ctxbench.visualize.footprints import footprints
 from ctxbench.visualize.gates import GateSummary, gates
 from ctxbench.visualize.kernels import KernelsRow, chosen_layers, stage_ends
-from ctxbench.visualize.subject import Image, Page, Sample, Subject, batch_of, chunks
+from ctxbench.visualize.subject import Image, Page, Sample, Subject, batch_of, chunks, of
 
 _AT_ONCE = 4  # images
 # stages that fit on a page
@@ -36,7 +36,10 @@ def pages(
     Raises: VisualizeError for a network without these operators, a layer without them, a position
             outside the image, and if images are needed and there are none.
     """
-    plans = [_Plan(subject, layers) for subject in subjects]
+    plans = []
+    for subject in subjects:
+        with of(subject):
+            plans.append(_Plan(subject, layers))
     drawn = False
     for plan in plans:
         for page in plan.still_pages():
@@ -45,7 +48,8 @@ def pages(
     for batch in chunks(images, _AT_ONCE):
         for plan in plans:
             samples = [plan.subject.sample(image) for image in batch]
-            plan.add(samples)
+            with of(plan.subject):
+                plan.add(samples)
             for sample in samples:
                 for page in plan.image_pages(sample, positions):
                     drawn = True

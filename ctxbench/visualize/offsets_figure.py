@@ -30,7 +30,7 @@ from ctxbench.visualize.offsets import (
     sampling,
     statistics,
 )
-from ctxbench.visualize.subject import Array, Image, Page, Sample, Subject, batch_of
+from ctxbench.visualize.subject import Array, Image, Page, Sample, Subject, batch_of, of
 
 _LAYERS, _COLUMNS = 4, 3  # at most of the first, at least of the second, side by side
 _BAR_IN, _TEXT_IN, _ENDS_IN = 0.75, 0.7, 0.75
@@ -60,17 +60,19 @@ def pages(
     if depth < 1:
         raise VisualizeError(f"depth={depth} composes no layer. Give at least 1.")
     for image in images:
+        drawings = []  # of all networks, before the first page: one of them may displace nothing
         for subject in subjects:
-            sample = subject.sample(image)
-            found = sampling(subject.model, batch_of([sample]), layers=layers)
-            yield _page(
-                Drawing(
-                    subject, sample, tuple(found),
-                    shown=tuple(found if layers else _last_of_each_size(found)),
-                    places=_places(sample, positions),
-                    depth=min(depth, len(found)), group=_group(found, group),
+            with of(subject):
+                sample = subject.sample(image)
+                found = sampling(subject.model, batch_of([sample]), layers=layers)
+                shown = tuple(found if layers else _last_of_each_size(found))
+                places, depths = _places(sample, positions), min(depth, len(found))
+                drawings.append(
+                    Drawing(
+                        subject, sample, tuple(found), shown, places, depths, _group(found, group)
+                    )
                 )
-            )  # fmt: skip
+        yield from map(_page, drawings)
 
 
 @dataclass(frozen=True, slots=True)

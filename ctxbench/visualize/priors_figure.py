@@ -37,7 +37,7 @@ from ctxbench.visualize.priors import (
     priors,
     swapped,
 )
-from ctxbench.visualize.subject import Array, Image, Page, Sample, Subject, batch_of, chunks
+from ctxbench.visualize.subject import Array, Image, Page, Sample, Subject, batch_of, chunks, of
 
 _IMAGES = 3  # on a page
 _ENDS_IN, _AXES_IN, _BAR_IN, _PAIR_IN = 1.05, 0.58, 0.135, 0.17
@@ -61,7 +61,8 @@ def pages(
     """
     at_least_one_class(top)
     for subject in subjects:
-        contextual_part(unwrapped(subject.model))  # before any work
+        with of(subject):
+            contextual_part(unwrapped(subject.model))  # before any work
     borrowed: list[Image] = []
     for held in chunks(images if labels is None else _labelled(images, labels), _IMAGES):
         donors = borrowed if len(held) == 1 else []

@@ -1,6 +1,7 @@
 """What is drawn: a network with its weights, and images as that network sees them."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from ctxbench.errors import CtxbenchError
 from ctxbench.visualize.preprocess import Preprocess
 
 Array = npt.NDArray[Any]
@@ -110,6 +112,16 @@ class Page:
     figure: Figure
     arrays: dict[str, Array]
     rows: Sequence[Any] = field(default_factory=tuple)
+
+
+@contextmanager
+def of(subject: Subject) -> Iterator[None]:
+    """Put the name of a network in front of what is wrong with it."""
+    try:
+        yield
+    except CtxbenchError as error:
+        error.args = (f"{subject.title}: {error}",)
+        raise
 
 
 def batch_of(samples: Sequence[Sample]) -> Tensor:

@@ -566,14 +566,21 @@ def test_pages_before_one_that_cannot_be_written_stay(sketch, rows, tmp_path):
     assert (tmp_path / "results/figures/two.npz").is_file()
 
 
-def test_pages_before_a_network_that_cannot_be_drawn_stay(sketch, rows, tmp_path):
+def test_a_network_that_cannot_be_drawn_is_named_before_the_first_page(sketch, rows):
     code, out, err = sketch("offsets", CONTEXTUAL, NET, *ONE, "--image-size", "16")
+    assert (code, out, rows("offsets")) == (2, "", [])
+    assert err.startswith(f"ctxbench: {NET}: ResNet samples on the regular grid")
+
+
+def test_pages_before_a_mistake_stay(sketch, rows, tmp_path):
+    words = ("overlock_tiny:in_channels=1", *ONE, "--image-size", "32", "--at", "99,9")
+    code, out, err = sketch("kernels", *words)
     assert code == 2
-    assert "samples on the regular grid" in err.splitlines()[-1]
-    found = rows("offsets")
-    assert {row["model"] for row in found} == {CONTEXTUAL}
-    assert len(out.splitlines()) == 2 + len(found)
-    assert (tmp_path / f"results/figures/{found[0]['picture']}.png").is_file()
+    assert "Position y=99, x=9 is outside the image" in err.splitlines()[-1]
+    found = rows("kernels")
+    assert {row["operator"] for row in found} == {"DilatedReparam"}
+    assert "stage1.0.spatial" in out
+    assert (tmp_path / f"results/figures/{found[0]['picture']}.npz").exists()
 
 
 # help
