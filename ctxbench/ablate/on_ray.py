@@ -125,6 +125,11 @@ class RayEngine:
                 return Result(task.trial.id, "interrupted")
             first = str(error).strip().partition("\n")[0]
             return record_lost(task, first)
+        except errors.RayTaskError:
+            # who is cancelled while it starts fails with whatever the interrupt has hit
+            if stopping.asked.is_set():
+                return Result(task.trial.id, "interrupted")
+            raise
         if result.state == "unwritable":
             return replace(result, reason=f"{result.reason} {_SHARE}")
         return result

@@ -158,10 +158,13 @@ def test_a_product_takes_as_long_as_the_profiler_says(one_thread):
     a = torch.randn(512, 512)
     product = {"product": lambda: torch.mm(a, a)}
     WallTimer()(product)
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        timed_ms = sum(WallTimer()(product).total_ms for _ in range(10))
-    profiled_ms = sum(event.self_cpu_time_total for event in profiler.events()) / 1000
-    assert timed_ms == pytest.approx(profiled_ms, rel=0.15)
+    ratios = []
+    for _ in range(5):  # whoever else has the core meanwhile is seen by the clock alone
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            timed_ms = sum(WallTimer()(product).total_ms for _ in range(10))
+        profiled_ms = sum(event.self_cpu_time_total for event in profiler.events()) / 1000
+        ratios.append(timed_ms / profiled_ms)
+    assert min(ratios) == pytest.approx(1, rel=0.15)
 
 
 def test_the_clock_of_the_cpu_is_on_the_wall():
