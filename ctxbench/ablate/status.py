@@ -10,7 +10,7 @@ from typing import Literal
 from ctxbench.ablate.folder import folder_of, is_held, read_progress
 from ctxbench.ablate.rows import TRIALS
 from ctxbench.ablate.trial import Progress
-from ctxbench.records import Row, read_rows
+from ctxbench.records import Row, counting, read_rows
 
 State = Literal["done", "failed", "running", "waiting"]
 
@@ -40,10 +40,7 @@ class Ledger:
 
     def row(self, trial: str) -> Row | None:
         """Return the row that counts: that of a success, else the last."""
-        rows = self.rows(trial)
-        good = [row for row in rows if row.get("status") == "ok"]
-        counting = good or rows
-        return counting[-1] if counting else None
+        return counting(self.rows(trial)).get(trial)
 
 
 @dataclass(frozen=True, slots=True)

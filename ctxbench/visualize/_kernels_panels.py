@@ -5,7 +5,6 @@ from textwrap import wrap
 from typing import Any
 
 from ctxbench.style import GREY
-from ctxbench.visualize._marks import draw_marks
 from ctxbench.visualize.subject import Array, Sample, Subject
 
 OVERLAY = 0.65  # how much a map hides the image below it
@@ -33,11 +32,6 @@ def show_image(axis: Any, sample: Sample, *, grey: bool = False) -> None:
         pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest" if small else "antialiased"
     )
     bare(axis)
-
-
-def show_marks(axis: Any, sample: Sample) -> None:
-    """Draw thin frames around what decides the class."""
-    draw_marks(axis, sample.marks)
 
 
 def show_map(axis: Any, values: Array, **options: Any) -> Any:

@@ -154,7 +154,7 @@ def _batches(images: Iterable[Image]) -> Iterator[list[Image]]:
 
 def _add(found: Found, look: Look, samples: Sequence[Sample]) -> None:
     """Add the attention in a batch; each image is compared with the one after it."""
-    objects = [_centre(_marks(sample)[0]) for sample in samples]
+    objects = [_marks(sample)[0].centre for sample in samples]
     own = look.at(objects)
     # image i + 1, asked at the places of image i, is the control of image i
     others = np.roll(look.at([*objects[-1:], *objects[:-1]]), -1, axis=0)
@@ -222,7 +222,7 @@ def around(attention: Array, thing: Mark, cue: Mark) -> Array:
 
     What is beyond the border of the image is NaN.
     """
-    (y, x), (cue_y, cue_x) = _centre(thing), _centre(cue)
+    (y, x), (cue_y, cue_x) = thing.centre, cue.centre
     down, right = cue_y - y, cue_x - x
     reach = round(max(abs(down), abs(right))) + _AROUND
     total = attention.sum(dtype=np.float64)
@@ -283,10 +283,6 @@ def _mixed(kernels: DynamicKernels) -> Callable[[Sequence[Place]], Array]:
 
 def _constant(maps: Array) -> Callable[[Sequence[Place]], Array]:
     return lambda places: maps
-
-
-def _centre(mark: Mark) -> Place:
-    return mark.top + (mark.height - 1) / 2, mark.left + (mark.width - 1) / 2
 
 
 def _label(sample: Sample) -> int:

@@ -7,20 +7,11 @@ from math import isqrt, log
 from typing import cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ctxbench.errors import VisualizeError
 from ctxbench.ops import ContMix
-from ctxbench.visualize.inside import (
-    at_rest,
-    layer_of,
-    listening,
-    only_call,
-    outcome,
-    prepared,
-    unwrapped,
-)
+from ctxbench.visualize.inside import called, unwrapped
 from ctxbench.visualize.kernels import chosen_layers
 from ctxbench.visualize.subject import Array
 
@@ -70,14 +61,12 @@ def dynamic_kernels(
     """
     model = unwrapped(model)
     names = chosen_layers(model, layers, ["ContMix"])["ContMix"]
-    with at_rest(model), torch.no_grad(), listening(model, names) as calls:
-        outcome(model, prepared(model, x))
-        found = []
-        for name in names:
-            call, layer = only_call(calls, name), cast(ContMix, layer_of(model, name))
+    found = []
+    with called(model, x, names) as calls:
+        for name, layer, call in calls:
             given = inspect.signature(ContMix.forward).bind(layer, *call.inputs, **call.options)
             query, context = given.arguments["query"], given.arguments["context"]
-            small, large = layer.kernels(query, context)
+            small, large = cast(ContMix, layer).kernels(query, context)
             sizes = [(each.shape[-2], each.shape[-1]) for each in (query, x)]
             found.append(DynamicKernels(name, _array(small), _array(large), *sizes))
     return found

@@ -15,9 +15,9 @@ from ctxbench.visualize._kernels_panels import (
     colour_bar,
     show_image,
     show_map,
-    show_marks,
     write_heads,
 )
+from ctxbench.visualize._marks import draw_marks
 from ctxbench.visualize.dynamic_kernels import (
     DynamicKernels,
     cell_at,
@@ -52,10 +52,7 @@ def positions_of(
     if given:
         return [Position(y, x, f"y={y:g}, x={x:g}") for y, x in given]
     height, width = sample.shown.shape[:2]
-    places = [
-        Position(m.top + (m.height - 1) / 2, m.left + (m.width - 1) / 2, m.name)
-        for m in sample.marks
-    ]
+    places = [Position(*m.centre, m.name) for m in sample.marks]
     for down, right in _PLACES:
         y, x = float(int(down * height)), float(int(right * width))
         name = "centre" if (down, right) == _PLACES[0] else f"y={y:g}, x={x:g}"
@@ -143,7 +140,7 @@ def _draw_place(
     axis: Any, sample: Sample, found: DynamicKernels, position: Position, size: int
 ) -> None:
     show_image(axis, sample)
-    show_marks(axis, sample)
+    draw_marks(axis, sample.marks)
     cell = _cell(position, found)
     axis.add_patch(_frame(sample, found.map_size, window(size, cell, found.map_size), size))
     axis.plot(

@@ -11,8 +11,7 @@ from ctxbench.visualize.field import Field, Output, field_of, output_of
 from ctxbench.visualize.inside import at_rest, prepared, target_layer, unwrapped
 from ctxbench.visualize.subject import Array
 
-# sums of float64 over the pixels of an image
-_ROUNDING = 1e-9
+ROUNDING = 1e-9  # of sums of float64 over the pixels of an image
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +182,7 @@ class _Axis:
         if stride * (self.place + 1) > len(self.energy):
             return padded  # no patch is cut across the border
         # equal ones differ by rounding
-        return patches if self._leaning(patches) < self._leaning(padded) - _ROUNDING else padded
+        return patches if self._leaning(patches) < self._leaning(padded) - ROUNDING else padded
 
     def _stride(self) -> int | None:
         """Return the pixels from place to place: what divides the size, or halvings, rounded up."""
@@ -207,4 +206,4 @@ class _Axis:
         reach = min(centre, len(self.energy) - 1 - centre) + 0.5
         places = [centre - reach, centre, centre + reach]
         low, middle, high = np.interp(places, self._edges(), self._held())
-        return abs(float(high + low - 2 * middle)) / max(float(high - low), _ROUNDING)
+        return abs(float(high + low - 2 * middle)) / max(float(high - low), ROUNDING)

@@ -7,13 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ctxbench.errors import VisualizeError
-from ctxbench.visualize.erf import Erf
+from ctxbench.visualize.erf import ROUNDING, Erf
 from ctxbench.visualize.subject import Array, Subject
 
 SHARES = (0.2, 0.5, 0.99)
 _LEVEL = 0.95
-# sums of float64 over the pixels of an image
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +206,7 @@ def _rings(found: Erf) -> Array:
 
 def _first(held: Array, share: float) -> int:
     """Return the first place at which a rising row of shares reaches one."""
-    return int(np.argmax(held >= min(share, float(held[-1])) - _ROUNDING))
+    return int(np.argmax(held >= min(share, float(held[-1])) - ROUNDING))
 
 
 def _estimates(running: _Running, lowest: float, highest: float) -> dict[float, Estimate]:

@@ -5,19 +5,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ctxbench.ops import CGConv2d
-from ctxbench.visualize.inside import (
-    at_rest,
-    layer_of,
-    listening,
-    only_call,
-    outcome,
-    prepared,
-    unwrapped,
-)
+from ctxbench.visualize.inside import called, unwrapped
 from ctxbench.visualize.kernels import chosen_layers
 from ctxbench.visualize.subject import Array
 
@@ -37,13 +28,11 @@ def gates(model: nn.Module, x: Tensor, *, layers: Sequence[str] | None = None) -
     """
     model = unwrapped(model)
     names = chosen_layers(model, layers, ["CGC"])["CGC"]
-    with at_rest(model), torch.no_grad(), listening(model, names) as calls:
-        outcome(model, prepared(model, x))
-        found = []
-        for name in names:
-            call = only_call(calls, name)
+    found = []
+    with called(model, x, names) as calls:
+        for name, layer, call in calls:
             (given,) = (*call.inputs, *call.options.values())
-            values = cast(CGConv2d, layer_of(model, name)).gates(given)
+            values = cast(CGConv2d, layer).gates(given)
             found.append(Gates(name, values.float().cpu().numpy()))
     return found
 

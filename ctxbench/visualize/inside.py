@@ -148,6 +148,19 @@ def only_call(calls: Mapping[str, Sequence[Call]], name: str) -> Call:
     return made[0]
 
 
+@contextmanager
+def called(
+    model: nn.Module, x: Tensor, layers: Sequence[str]
+) -> Iterator[list[tuple[str, nn.Module, Call]]]:
+    """Run images through a network at rest, and give each layer with its one call.
+
+    Raises: VisualizeError as `outcome` and `only_call` do, UnknownNameError as `listening`.
+    """
+    with at_rest(model), torch.no_grad(), listening(model, layers) as calls:
+        outcome(model, prepared(model, x))
+        yield [(name, layer_of(model, name), only_call(calls, name)) for name in layers]
+
+
 def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.clone()

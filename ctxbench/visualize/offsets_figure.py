@@ -115,8 +115,7 @@ def _places(sample: Sample, given: Sequence[Place] | None) -> tuple[Place, ...]:
                 )
         return tuple(given)
     if sample.marks:
-        mark = sample.marks[0]
-        return ((mark.top + (mark.height - 1) / 2, mark.left + (mark.width - 1) / 2),)
+        return (sample.marks[0].centre,)
     last = np.array((height - 1, width - 1))
     return tuple(tuple((last * share).tolist()) for share in ((0.5, 0.5), (0.2, 0.25), (0.8, 0.75)))
 

@@ -28,6 +28,11 @@ class Mark:
     width: float
     name: str
 
+    @property
+    def centre(self) -> tuple[float, float]:
+        """The place (y, x) of its middle."""
+        return self.top + (self.height - 1) / 2, self.left + (self.width - 1) / 2
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
