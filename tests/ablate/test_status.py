@@ -84,6 +84,6 @@ def test_looking_after_many_trials_is_cheap(tmp_path, record):
     record("0", "ok")
     watch = Watch(tmp_path, [str(number) for number in range(1000)])
     watch.look()
-    start = time.perf_counter()
+    start = time.thread_time()
     watch.look()
-    assert time.perf_counter() - start < 0.25
+    assert time.thread_time() - start < 0.25

@@ -131,14 +131,14 @@ def test_a_phase_on_the_cpu_is_not_disturbed():
 
 
 def test_sleep_takes_as_long_as_asked():
-    times = [WallTimer()({"sleep": lambda: time.sleep(0.02)}).total_ms for _ in range(5)]
-    assert 20.0 <= min(times) < 25.0
+    times = [WallTimer()({"sleep": lambda: time.sleep(0.02)}).total_ms for _ in range(10)]
+    assert 20.0 <= min(times) < 30.0  # a busy machine wakes late
 
 
 def test_work_takes_the_cpu_time_it_takes():
     # short, so that one of many runs is not interrupted on a busy machine either
     times = [WallTimer()({"spin": lambda: spin(0.0005)}).total_ms for _ in range(200)]
-    assert 0.5 <= min(times) < 0.575
+    assert 0.5 <= min(times) < 0.65
 
 
 def test_an_empty_phase_takes_less_than_50_us():

@@ -1,5 +1,6 @@
 """Networks timed in turns: the rows, and what happens where one of them cannot be measured."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from ctxbench.errors import CtxbenchError, LatencyError
 from ctxbench.latency import compare
 from ctxbench.latency.bench import Bench
+from ctxbench.latency.clock import WallTimer
 from ctxbench.latency.compare import largest, measure, measure_all, measure_largest
 from ctxbench.latency.condition import Plan
 from tests.latency.nets import CONV, MACHINE, TINY, Inline, condition, spec
@@ -273,7 +275,10 @@ def test_the_order_of_two_networks_does_not_matter():
     assert low <= one.ratio_high * 1.05
 
 
-def test_a_network_that_works_twice_as_long_takes_twice_the_time(inline):
+def test_a_network_that_works_twice_as_long_takes_twice_the_time(inline, monkeypatch):
+    # the clock of this thread alone, which other load does not move
+    timer = WallTimer(time.thread_time, time.thread_time)
+    monkeypatch.setattr("ctxbench.latency.bench.timer_of", lambda device: timer)
     names = [spec("slow", seconds=seconds) for seconds in (0.008, 0.004)]
     (mine, other), _ = timed(names[:1], against=names[1], plan=replace(QUICK, budget_s=0.5))
     assert mine.ratio == pytest.approx(2, rel=0.2)
