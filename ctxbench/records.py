@@ -25,9 +25,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of one kind, and what had to be left out in reading them."""
+    """The rows of one kind, the line that each stands in, and what could not be read."""
 
     rows: list[Row]
+    lines: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -75,7 +76,7 @@ def read_rows(kind: str, *, raw: Path = RAW) -> Rows:
     if not path.is_file():
         return Rows([])
     rows: list[Row] = []
-    torn = []
+    lines, torn = [], []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line)
@@ -83,10 +84,11 @@ def read_rows(kind: str, *, raw: Path = RAW) -> Rows:
             row = None
         if isinstance(row, dict):
             rows.append(row)
+            lines.append(number)
         elif line.strip():
             torn.append(number)
     notes = [f"{path}: skipped line {number}, which is no complete row." for number in torn]
-    return Rows(rows, notes)
+    return Rows(rows, lines, notes)
 
 
 def latest(rows: Iterable[Row], *key: str) -> list[Row]:

@@ -32,7 +32,11 @@ _RC = {
 }
 _DIGITS = (1, 2, 3, 5, 7)
 # a date or a version would change the bytes of an unchanged figure
-_METADATA = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
+_METADATA: dict[str, dict[str, None]] = {
+    ".svg": {"Date": None, "Creator": None},
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 
 
 @contextmanager
@@ -43,7 +47,7 @@ def style() -> Iterator[None]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Save a figure as PNG or SVG, by the path's suffix."""
+    """Save a figure as PNG, SVG or PDF, by the path's suffix."""
     with style():
         _freeze(figure)
         figure.savefig(path, dpi=PNG_DPI, metadata=_METADATA[path.suffix])

@@ -100,12 +100,12 @@ def test_every_linked_or_named_file_exists(page):
 def test_the_tables_of_the_readme_are_made_from_the_rows(tmp_path):
     copy = tmp_path / "README.md"
     copy.write_text(README)
-    build_report(ROOT / "results/raw", tmp_path, readme=copy)
+    build_report([ROOT / "results/raw"], tmp_path, documents=[copy])
     assert copy.read_text() == README
 
 
 def test_the_committed_tables_and_figures_are_made_from_the_rows(tmp_path):
-    build_report(ROOT / "results/raw", tmp_path)
+    build_report([ROOT / "results/raw"], tmp_path)
     made = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*.*"))
     kept = sorted(
         p.relative_to(ROOT / "results")

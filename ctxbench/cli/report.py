@@ -13,7 +13,7 @@ def report(
         Path, typer.Option("--out", help="Folder with raw/; tables/ and figures/ go beside it.")
     ] = RESULTS,
     readme: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option("--readme", help="Also fill the tables between its <!-- ctxbench:NAME -->."),
     ] = None,
     quiet: QuietOption = False,
@@ -24,7 +24,7 @@ def report(
     """
     from ctxbench.report.build import build_report
 
-    summary = build_report(out / "raw", out, readme=readme)
+    summary = build_report([out / "raw"], out, documents=readme or [])
     for path in summary.written:
         typer.echo(path)
     for text in summary.notes:

@@ -125,6 +125,7 @@ def _expectations(rows: Iterable[Row]) -> list[Row]:
         lines += [
             {
                 "experiment": study.name,
+                **study.origins(_used(study, expectation)),
                 "words": expectation.get("words"),
                 "at_least": expectation.get("at_least") or None,
                 **_columns(difference, "difference_points", "difference"),
@@ -153,6 +154,7 @@ def _variants(study: Study) -> list[Row]:
     return [
         {
             "experiment": study.name,
+            **study.origins([n for n in (number, baselines[number]) if n is not None]),
             "variant": name,
             **_counts(study, number),
             **_columns(estimate_error(top1[number]), "top1_error", "top1"),
@@ -221,16 +223,24 @@ def _judged(difference: Estimate, p: float | None, at_least: float) -> Row:
 
 def _seeds(study: Study, expectation: Row, difference: Estimate) -> str:
     """Say how many seeds are paired, and how many trials they lack."""
-    sides = [expectation["better"], expectation["than"]]
-    sides = [side for side in sides if isinstance(side, Mapping)]
-    for side in sides:
+    for side in _sides(expectation):
         if not study.chosen(side):
             return f"no variant has {', '.join(f'{axis} {label}' for axis, label in side.items())}"
-    used = study.trials["variant"].isin([n for side in sides for n in study.chosen(side)])
+    used = study.trials["variant"].isin(_used(study, expectation))
     status = Counter(study.trials.loc[used, "status"])
     lacking = [f"{status[why]} {why}" for why in (FAILED, MISSING) if status[why]]
     equal = ["all equal"] if difference.n > 1 and difference.low is None else []
     return ", ".join([f"{difference.n} of {len(study.row['seeds'])}", *lacking, *equal])
+
+
+def _sides(expectation: Row) -> list[Mapping[str, Any]]:
+    """Return the labels of what is compared; `than` may be a number instead."""
+    sides = [expectation["better"], expectation["than"]]
+    return [side for side in sides if isinstance(side, Mapping)]
+
+
+def _used(study: Study, expectation: Row) -> list[int]:
+    return [number for side in _sides(expectation) for number in study.chosen(side)]
 
 
 def _columns(of: Estimate, mean: str, prefix: str) -> Row:

@@ -1,16 +1,17 @@
 """The report: every table and figure, rebuilt from the rows in `raw` alone."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pandas import DataFrame
 
 from ctxbench.errors import RecordsError
-from ctxbench.records import RAW, Row, read_rows
+from ctxbench.records import RAW, Row
 from ctxbench.render import Format
 from ctxbench.report import readme as marked
+from ctxbench.report import sources
 from ctxbench.report.figures import FIGURES, Picture, save
 from ctxbench.report.tables import TABLES, Table, text
 
@@ -38,8 +39,8 @@ _FILED = (
     "training_jobs", "ablations", "expectations", "cue_shares", "receptive_fields",
     "faithfulness", "sampling", "kernels", "priors", "gradcam_speed",
 )  # fmt: skip
-_FORMATS: tuple[Format, ...] = ("csv", "md")
-_IMAGES = ("png", "svg")
+_FORMATS: dict[str, Format] = {"csv": "csv", "md": "md", "tex": "latex"}
+_IMAGES = ("png", "svg", "pdf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,46 +51,42 @@ class ReportSummary:
     notes: tuple[str, ...]
 
 
-def build_report(raw: Path, out: Path, *, readme: Path | None = None) -> ReportSummary:
-    """Write `out/tables`, `out/figures` and the marked tables of a README; same rows, same bytes.
+def build_report(
+    raw: Sequence[Path], out: Path, *, documents: Sequence[Path] = ()
+) -> ReportSummary:
+    """Write `out/tables`, `out/figures` and the marked tables of Markdown documents.
 
-    What no row is behind is not written, its files from before are removed, and both are noted.
-    Raises RecordsError if there are no rows at all, or if the README's markers are wrong.
+    `raw` are the folders of the rows, the oldest first; the same rows give the same bytes. What no
+    row is behind is not written, its files from before are removed, and both are noted.
+    Raises RecordsError if there are no rows at all, or if a document's markers are wrong.
     """
-    rows, notes = _read(raw)
-    page = marked.read(readme) if readme else ""
-    places = marked.blocks(page, TABLES, readme) if readme else []
-    tables = {name: table.make(_of(rows, table)) for name, table in TABLES.items()}
+    found = _read(raw)
+    places = [marked.Document.read(path, TABLES) for path in documents]
+    tables = {name: table.make(_of(found.rows, table)) for name, table in TABLES.items()}
     tables = {name: frame for name, frame in tables.items() if len(frame)}
-    drawn = {name: picture.select(_of(rows, picture)) for name, picture in FIGURES.items()}
+    drawn = {name: picture.select(_of(found.rows, picture)) for name, picture in FIGURES.items()}
     drawn = {name: frame for name, frame in drawn.items() if len(frame)}
+    filled = {name: text(frame, "md") for name, frame in tables.items()} if documents else {}
     try:
-        notes += _remove_stale(raw, out, {"tables": tables, "figures": drawn})
+        notes = found.notes + _remove_stale(raw[0], out, {"tables": tables, "figures": drawn})
         written = _write_tables(tables, out / "tables") + _write_figures(drawn, out / "figures")
-        if readme:
-            filled = {name: text(frame, "md") for name, frame in tables.items()}
-            readme.write_bytes(marked.fill(page, places, filled).encode())
-            lacking = dict.fromkeys(at.name for at in places if at.name not in tables)
-            notes += [f"{readme}: left {name} as it was, for want of rows." for name in lacking]
-            notes += [] if places else [f"{readme}: it has no <!-- ctxbench:NAME --> to fill."]
-            written.append(readme)
+        for document in places:
+            document.fill(filled)
+            notes += document.lacking(filled)
+            written.append(document.path)
     except OSError as error:
         raise RecordsError(f"Cannot write {error.filename}: {error.strerror}.") from None
     return ReportSummary(tuple(written), tuple(notes))
 
 
-def _read(raw: Path) -> tuple[dict[str, list[Row]], list[str]]:
-    """Read the rows of every kind that is shown, and note what is not."""
-    found = {kind: read_rows(kind, raw=raw) for kind in COMMANDS}
-    if not any(read.rows for read in found.values()):
-        ways = "; ".join(dict.fromkeys(_command(kind, raw) for kind in COMMANDS))
-        raise RecordsError(f"There are no rows in {raw} to report. Make some: {ways}")
-    notes = [note for read in found.values() for note in read.notes]
-    known = {f"{kind}.jsonl" for kind in COMMANDS}
-    others = sorted(path.name for path in raw.iterdir() if path.name not in known)
-    if others:
-        notes.append(f"{raw}: {len(others)} of its files are not shown: {', '.join(others)}.")
-    return {kind: read.rows for kind, read in found.items()}, notes
+def _read(raw: Sequence[Path]) -> sources.Sources:
+    """Read the rows of every kind that is shown."""
+    found = sources.read(raw, COMMANDS)
+    if not found.origins:
+        ways = "; ".join(dict.fromkeys(_command(kind, raw[0]) for kind in COMMANDS))
+        where = " and ".join(map(str, raw))
+        raise RecordsError(f"There are no rows in {where} to report. Make some: {ways}")
+    return found
 
 
 def _of(rows: Mapping[str, list[Row]], made: Table | Picture) -> list[Row]:
@@ -123,8 +120,8 @@ def _write_tables(tables: Mapping[str, DataFrame], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name in (name for name in _FILED if name in tables):
-        for form in _FORMATS:
-            path = folder / f"{name}.{form}"
+        for suffix, form in _FORMATS.items():
+            path = folder / f"{name}.{suffix}"
             path.write_text(f"{text(tables[name], form)}\n", encoding="utf-8")
             written.append(path)
     return written

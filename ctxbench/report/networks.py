@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from ctxbench.claims import COUNTED, GFLOPS, PARAMS
 from ctxbench.records import Row
+from ctxbench.report._frames import made_of
 
 # the columns that tell one published figure from another
 CLAIM = ("paper", "table", "row", "metric", "model")
@@ -22,12 +23,14 @@ def networks(claims: Iterable[Row]) -> list[Row]:
     lines: dict[tuple[str, ...], Row] = {}
     for claim in claims:
         key = {name: claim[name] for name in ("paper", "table", "row", "model", "source")}
+        if claim["metric"] not in COUNTED:
+            continue
+        line = lines.setdefault(tuple(key.values()), key)
+        line.update(made_of([line, claim]))
         if claim["metric"] in _PREFIX:
             prefix = _PREFIX[claim["metric"]]
-            cells = {f"{prefix}_{name}": claim[name] for name in CELLS}
-            lines.setdefault(tuple(key.values()), key).update(cells)
-        elif claim["metric"] in COUNTED:
-            line = lines.setdefault(tuple(key.values()), key)
+            line.update({f"{prefix}_{name}": claim[name] for name in CELLS})
+        else:
             line["compared"] = [*line.get("compared", ()), _comparison(claim)]
     return list(lines.values())
 
@@ -43,6 +46,7 @@ def merge(lines: Iterable[Row], same: Sequence[str]) -> list[Row]:
     return [
         {
             **group[0],
+            **made_of(group),
             "models": _distinct(group, "model"),
             "table": _tables(_distinct(group, "table")),
             "compared": ", ".join(

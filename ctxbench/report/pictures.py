@@ -8,7 +8,7 @@ from pandas import DataFrame
 
 from ctxbench.records import Row, latest
 from ctxbench.report._ablation_statistics import estimate
-from ctxbench.report._frames import frame
+from ctxbench.report._frames import frame, made_of
 from ctxbench.report.timings import with_interval
 
 _CUES = (
@@ -58,6 +58,7 @@ def cue_shares(rows: Iterable[Row]) -> DataFrame:
         lines.append(
             {
                 **dict(zip(("network", "measure", "layer", "part"), key, strict=True)),
+                **made_of(runs),
                 "runs": len(runs),
                 "images": runs[0]["images"],
                 **{
@@ -128,7 +129,7 @@ def kernels(rows: Iterable[Row]) -> DataFrame:
         }
         said = "; ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in means.items())
         images = sum(row["images"] for row in seen)
-        lines.append({**seen[0], "images": images or None, "statistics": said})
+        lines.append({**seen[0], **made_of(seen), "images": images or None, "statistics": said})
     return frame(lines, _KERNELS)
 
 
@@ -153,6 +154,7 @@ def priors(rows: Iterable[Row]) -> DataFrame:
         lines.append(
             {
                 **seen[0],
+                **made_of(seen),
                 "images": len(seen),
                 "stages": ", ".join(seen[0]["stages"]),
                 "prior_sizes": ", ".join(str(s) for s in seen[0]["prior_sizes"] if s is not None),
@@ -196,7 +198,12 @@ def _averaged(
     rows: Sequence[Row], same: Sequence[str], averaged: Sequence[str], columns: Sequence[str]
 ) -> DataFrame:
     lines = [
-        {**seen[0], "images": len(seen), **{name: _mean(seen, name) for name in averaged}}
+        {
+            **seen[0],
+            **made_of(seen),
+            "images": len(seen),
+            **{name: _mean(seen, name) for name in averaged},
+        }
         for seen in _groups(rows, *same).values()
     ]
     return frame(lines, columns)

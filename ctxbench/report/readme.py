@@ -1,7 +1,7 @@
-"""The tables inside a README: the text between two markers is replaced, all else stays."""
+"""Tables inside Markdown: the text between two markers is replaced, all else stays."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,17 +20,43 @@ class Block:
     end: int
 
 
-def read(path: Path) -> str:
-    """Read a README with the line ends it has."""
-    try:
-        return path.read_bytes().decode()
-    except OSError as error:
-        raise RecordsError(f"Cannot read {path}: {error.strerror}. Check --readme.") from None
-    except UnicodeDecodeError:
-        raise RecordsError(f"Cannot read {path}: it is no UTF-8 text. Check --readme.") from None
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A Markdown file, with the line ends it has, and its marked tables."""
+
+    path: Path
+    text: str
+    blocks: list[Block]
+
+    @classmethod
+    def read(cls, path: Path, known: Collection[str]) -> "Document":
+        """Read a file whose tables have these names; RecordsError or UnknownNameError if not."""
+        try:
+            text = path.read_bytes().decode()
+        except OSError as error:
+            raise RecordsError(f"Cannot read {path}: {error.strerror}. Check --readme.") from None
+        except UnicodeDecodeError:
+            message = f"Cannot read {path}: it is no UTF-8 text. Check --readme."
+            raise RecordsError(message) from None
+        return cls(path, text, _blocks(text, known, path))
+
+    def fill(self, tables: Mapping[str, str]) -> None:
+        """Write each table into its places; one that is not there leaves what stands in them."""
+        text = self.text
+        for place in reversed(self.blocks):
+            if place.name in tables:
+                text = f"{text[: place.start]}{tables[place.name]}\n{text[place.end :]}"
+        self.path.write_bytes(text.encode())
+
+    def lacking(self, tables: Mapping[str, str]) -> list[str]:
+        """Say which places no table is there for."""
+        if not self.blocks:
+            return [f"{self.path}: it has no <!-- ctxbench:NAME --> to fill."]
+        names = dict.fromkeys(at.name for at in self.blocks if at.name not in tables)
+        return [f"{self.path}: left {name} as it was, for want of rows." for name in names]
 
 
-def blocks(text: str, known: Collection[str], path: Path) -> list[Block]:
+def _blocks(text: str, known: Collection[str], path: Path) -> list[Block]:
     """Find the marked tables; an unknown name and a marker without its partner are errors."""
     found: list[Block] = []
     opened: re.Match[str] | None = None
@@ -48,14 +74,6 @@ def blocks(text: str, known: Collection[str], path: Path) -> list[Block]:
     if opened:
         raise _unclosed(opened[2], path)
     return found
-
-
-def fill(text: str, places: Sequence[Block], tables: Mapping[str, str]) -> str:
-    """Put each table in its places; one that is not there leaves what stands in them."""
-    for place in reversed(places):
-        if place.name in tables:
-            text = f"{text[: place.start]}{tables[place.name]}\n{text[place.end :]}"
-    return text
 
 
 def _unclosed(name: str, path: Path) -> RecordsError:

@@ -8,6 +8,7 @@ from typing import Any
 from pandas import DataFrame
 
 from ctxbench.records import Row, counting, latest
+from ctxbench.report._frames import MADE_OF, made_of
 
 OK, FAILED, MISSING = "ok", "failed", "missing"
 _TRIAL = ("top1_error", "top5_error", "images_s", "seconds", "curve")
@@ -60,6 +61,11 @@ class Study:
         classes = self.variants[variant].get("classes")
         return 100 * (1 - 1 / classes) if classes else None
 
+    def origins(self, variants: Iterable[int]) -> dict[str, tuple[int, ...]]:
+        """Return what a line about these variants is made of."""
+        used = self.trials[self.trials["variant"].isin(list(variants))]
+        return made_of([self.row, *({MADE_OF: found} for found in used[MADE_OF])])
+
     def axes(self) -> list[str]:
         """Return the axes along which the variants differ."""
         return [axis for axis, labels in self.row["axes"].items() if len(labels) > 1]
@@ -92,16 +98,17 @@ def _study(row: Row, trials: Mapping[str, Row]) -> Study:
         for number, variant in enumerate(row["variants"])
         for seed, trial in zip(row["seeds"], variant["trials"], strict=True)
     ]
-    columns = ["variant", "seed", "trial", "status", "reason", *_TRIAL]
+    columns = ["variant", "seed", "trial", "status", "reason", MADE_OF, *_TRIAL]
     return Study(row, names, DataFrame(lines, columns=columns, dtype=object))
 
 
 def _measured(trial: Row | None) -> Row:
     """Tell what a trial gave; one whose error is no number has failed, whatever it says."""
     if trial is None:
-        return {"status": MISSING}
+        return {"status": MISSING, MADE_OF: ()}
+    origin = {MADE_OF: trial.get(MADE_OF, ())}
     if trial["status"] != OK:
-        return {"status": FAILED, "reason": trial.get("reason") or "no reason told"}
+        return {"status": FAILED, "reason": trial.get("reason") or "no reason told", **origin}
     if trial.get("top1_error") is None or not math.isfinite(trial["top1_error"]):
-        return {"status": FAILED, "reason": "its error is no number"}
-    return {"status": OK, **{key: trial.get(key) for key in _TRIAL}}
+        return {"status": FAILED, "reason": "its error is no number", **origin}
+    return {"status": OK, **{key: trial.get(key) for key in _TRIAL}, **origin}

@@ -10,7 +10,7 @@ from ctxbench.claims import COUNTED, VERDICTS
 from ctxbench.records import Row, latest
 from ctxbench.render import Format, render
 from ctxbench.report import ablations, pictures
-from ctxbench.report._frames import frame
+from ctxbench.report._frames import frame, made_of
 from ctxbench.report.networks import CLAIM, merge, networks
 from ctxbench.report.timings import compared, is_operator, timed, with_interval, words
 
@@ -210,7 +210,10 @@ def context_time(rows: Iterable[Row]) -> DataFrame:
         for key, ratio in cells.items():
             cell = ratio and with_interval(ratio, None, None)
             lines.setdefault(key, {}).setdefault(pair, cell)
-        lines.setdefault((row["place"], f"time: {', '.join(words(row))}"), {})[pair] = time
+        condition = (row["place"], f"time: {', '.join(words(row))}")
+        lines.setdefault(condition, {})[pair] = time
+        for key in (*cells, condition):
+            lines[key].update(made_of([lines[key], row]))
     named = [{"device": place, "ratio of": what, **cells} for (place, what), cells in lines.items()]
     return frame(named, ["device", "ratio of", *pairs])
 
@@ -235,17 +238,18 @@ def training_jobs(rows: Iterable[Row]) -> DataFrame:
 def verdicts(rows: Iterable[Row]) -> DataFrame:
     """Count the claims of each verdict, by what is claimed."""
     found = latest(rows, *CLAIM)
-    tally: dict[str, Counter[str]] = {}
+    groups: dict[str, list[Row]] = {}
     for row in found:
         group = row["metric"] if row["metric"] in COUNTED else "after training"
-        tally.setdefault(group, Counter())[row["verdict"]] += 1
-    total = sum(tally.values(), Counter[str]())
+        groups.setdefault(group, []).append(row)
+    total = Counter(row["verdict"] for row in found)
     order = [verdict for verdict in VERDICTS if total[verdict]]
     order += sorted(set(total) - set(VERDICTS))
-    lines = [
-        {"metric": group, "claims": count.total(), **{verdict: count[verdict] for verdict in order}}
-        for group, count in tally.items()
-    ]
+    lines = []
+    for group, members in groups.items():
+        count = Counter(row["verdict"] for row in members)
+        line = {"metric": group, "claims": len(members), **made_of(members)}
+        lines.append({**line, **{verdict: count[verdict] for verdict in order}})
     return frame(lines, ["metric", "claims", *order])
 
 

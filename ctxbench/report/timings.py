@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from ctxbench.records import Row, latest
+from ctxbench.report._frames import made_of
 
 # what tells one measurement of a network from another; `place` is made here
 CONDITION = ("place", "mode", "batch", "image_size", "dtype", "layout", "backend", "cache")
@@ -30,10 +31,14 @@ def compared(rows: Iterable[Row]) -> list[Row]:
     """Keep the rows with a ratio, and add the ratios of cost to the baseline of the same turns."""
     placed = [{**row, "place": place(row)} for row in rows]
     baselines = {_turns(row, row["model"]): row for row in placed if not row["against"]}
-    return [
-        {**row, **_cost_ratios(row, baselines.get(_turns(row, row["against"]), {}))}
+    found = [
+        (row, baselines.get(_turns(row, row["against"]), {}))
         for row in timed(placed)
         if row["against"] and row["status"] == "ok" and row["ratio"] is not None
+    ]
+    return [
+        {**row, **_cost_ratios(row, baseline), **made_of([row, baseline])}
+        for row, baseline in found
     ]
 
 

@@ -1,0 +1,86 @@
+from ctxbench.report.findings import counters, differences, operator_costs, verdicts_by_paper
+from tests.report.rows import CLAIMS, COUNTING, OPERATORS, counted
+
+
+def records(frame):
+    return frame.to_dict("records")
+
+
+def test_only_what_missed_its_digits_is_a_difference():
+    found = records(differences(CLAIMS))
+    assert [(line["rows"], line["metric"], line["verdict"]) for line in found] == [
+        ("Plain, Wide", "GFLOPs", "close"),
+        ("Deep", "params (M)", "differs"),
+    ]
+    assert [line["apart (%)"] for line in found] == [0.5, 50.0]
+
+
+def test_the_same_miss_in_two_tables_is_one_line():
+    again = counted("Plain", "plain", "GFLOPs", "2.00", "2.010", "close", table="Table 2")
+    assert records(differences([*CLAIMS, again]))[0]["table"] == "1, 2"
+
+
+def test_a_claim_that_came_to_be_reproduced_is_no_difference():
+    mended = counted("Deep", "deep:levels=2", "params (M)", "30.00", "30.001", "reproduced")
+    assert [line["rows"] for line in records(differences([*CLAIMS, mended]))] == ["Plain, Wide"]
+
+
+def test_verdicts_are_counted_by_paper_and_sum_to_its_claims():
+    other = {**CLAIMS[0], "paper": "other"}
+    first, second = records(verdicts_by_paper([*CLAIMS, other]))
+    assert (first["paper"], first["claims"], first["reproduced"]) == ("toy", 8, 2)
+    assert sum(count for key, count in first.items() if key not in ("paper", "claims")) == 8
+    assert (second["paper"], second["claims"], second["reproduced"]) == ("other", 1, 1)
+    assert second["close"] == 0
+
+
+def test_a_verdict_of_a_later_version_is_counted_too():
+    strange = {**CLAIMS[0], "verdict": "disputed"}
+    assert records(verdicts_by_paper([strange]))[0]["disputed"] == 1
+
+
+def operator(form, formulation, median_ms, peak_mib):
+    row = {**OPERATORS[0], "form": form, "formulation": formulation}
+    return {**row, "median_ms": median_ms, "peak_mib": peak_mib}
+
+
+def test_our_form_stands_beside_the_plain_and_the_first_obvious_one():
+    forms = [
+        operator("ours", "by views", 2.0, 3.0),
+        operator("obvious", "by copies", 4.0, 12.0),
+        operator("obvious", "by loops", 8.0, 1.0),
+        operator("plain", "convolution", 1.0, 3.0),
+    ]
+    (line,) = records(operator_costs(forms))
+    assert line["computed as"] == "by views"
+    assert line["time / plain convolution"] == "2.00"
+    assert line["time / obvious formulation [95 %]"] == "0.50 [0.40, 0.60]"
+    assert line["memory / obvious formulation"] == "0.25"
+
+
+def test_an_operator_without_a_plain_form_has_no_ratio_to_it():
+    found = records(operator_costs(OPERATORS))
+    assert [line["task"] for line in found] == ["forward", "training"]
+    assert {line["time / plain convolution"] for line in found} == {None}
+
+
+def test_a_shape_that_we_did_not_measure_is_left_out():
+    assert records(operator_costs([operator("plain", "convolution", 1.0, 3.0)])) == []
+
+
+def told(counter, macs, model="plain"):
+    return {**COUNTING[0], "model": model, "counter": counter, "macs": macs}
+
+
+def test_a_network_on_which_a_counter_is_off_is_shown_with_all_counters():
+    rows = [told("ctxbench", 100), told("near", 101), told("far", 50), told("mute", None)]
+    (line,) = records(counters(rows))
+    assert (line["macs"], line["near"], line["far"], line["mute"]) == (100, "1.010", "0.500", None)
+
+
+def test_a_network_on_which_all_agree_is_left_out():
+    assert records(counters([told("ctxbench", 100), told("near", 104)])) == []
+
+
+def test_without_our_count_nothing_is_compared():
+    assert records(counters([told("near", 105)])) == []
