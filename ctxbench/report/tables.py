@@ -171,7 +171,7 @@ def counting(rows: Iterable[Row]) -> DataFrame:
     """Make a row for each network and counter, with every column that holds single values."""
     found = latest(rows, "model", "counter")
     keys = list(dict.fromkeys(key for row in found for key in row))
-    nested = {key for row in found for key in row if isinstance(row[key], dict | list)}
+    nested = {key for row in found for key in row if isinstance(row[key], dict | list | tuple)}
     return frame(found, [key for key in keys if key not in nested])
 
 
