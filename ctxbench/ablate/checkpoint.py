@@ -22,8 +22,21 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
     path = folder / CHECKPOINT
     if not path.is_file():
         return None
+    return _load(path, device)
+
+
+def load_position(folder: Path) -> dict[str, Any] | None:
+    """Return where an unfinished trial stands, or None; its weights stay on the disk."""
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return None
+    position: dict[str, Any] = _load(path, torch.device("cpu"), mmap=True)["position"]
+    return position
+
+
+def _load(path: Path, device: torch.device, *, mmap: bool = False) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except Exception as error:
         first = str(error).partition("\n")[0].partition(". ")[0]
         raise CtxbenchError(f"Cannot read {path}: {first}. Remove it to begin anew.") from error

@@ -223,6 +223,7 @@ class _Training:
             "train_top1_error": probed.top1_error,
             "loss": sums.loss,
             "top1_error": sums.top1_error,
+            **({"top5_error": sums.top5_error} if self.data.classes > 5 else {}),
         }
         for key, value in found.items():
             at.curve.setdefault(key, []).append(value)

@@ -84,6 +84,14 @@ def ablate(
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail a trial for a broken image; else it is skipped.")
     ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard",
+            help="Write the curves to tensorboard/EXPERIMENT/LABEL/SEED below --out as well, for "
+            "`tensorboard --logdir`; of finished trials too.",
+        ),
+    ] = False,
     form: FormatOption = "table",
     out: OutOption = RESULTS,
     quiet: QuietOption = False,
@@ -101,9 +109,12 @@ def ablate(
     from ctxbench.ablate.plan import plan, row_of
     from ctxbench.ablate.rows import EXAMPLES, EXPERIMENTS, append_if_new
     from ctxbench.ablate.runner import make_engine, run_all
+    from ctxbench.ablate.tensorboard import Logs, check_package
     from ctxbench.ablate.trial import Run
-    from ctxbench.cli._trials import display
+    from ctxbench.cli._trials import display, logged
 
+    if tensorboard:
+        check_package()
     run = Run(device, threads, workers, download, strict)
     chosen = make_engine(engine, jobs=jobs, address=address, device=device)
     if engine == "local":  # a cluster has devices of its own
@@ -119,12 +130,13 @@ def ablate(
             _print_status(planned, out, form)
         return
     trials = [trial for each in planned for trial in each.trials]
+    logs = Logs(experiment, planned, out=out, download=download) if tensorboard and first else None
     if first:
         append_if_new(EXPERIMENTS, row, "experiment", raw=out / "raw")
         for data in dict.fromkeys(trial.data for trial in trials):
             append_if_new(EXAMPLES, examples(data, download=download), "data", raw=out / "raw")
     names = {t.id: f"{p.told()['variant']}, seed {t.seed}" for p in planned for t in p.trials}
-    with display(names, out, quiet=quiet or not first) as on_event:
+    with logged(logs), display(names, out, quiet=quiet or not first) as on_event:
         outcome = run_all(
             trials, out=out, run=run, engine=chosen,
             retry=retry, weights=weights, on_event=on_event,
