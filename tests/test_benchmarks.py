@@ -49,7 +49,8 @@ def test_the_obvious_form_is_what_the_others_are_compared_with(rows):
 
 
 def test_every_operator_is_measured(rows):
-    assert {row["operator"].split()[0] for row in rows} == set(OPS)
+    published = {name for name, spec in OPS.items() if spec.source != "an example"}
+    assert {row["operator"].split()[0] for row in rows} == published
 
 
 def _rows(program, *words, kind, out):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ctxbench.cli._complete import complete_subject
 from ctxbench.cli._options import (
     RESULTS,
     FormatOption,
@@ -59,6 +60,7 @@ class Request:
             help="Networks, or run:EXPERIMENT/LABEL/SEED or run:ID for what `ctxbench ablate` "
             "trained; then image files and folders. Without images: those of the run's data, or "
             "two photographs.",
+            autocompletion=complete_subject,
         ),
     ]
     checkpoint: Annotated[

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from ctxbench.cli._complete import complete_paper
 from ctxbench.cli._options import RESULTS, FormatOption, OutOption, QuietOption, note, progress
 
 _COLUMNS = {
@@ -21,7 +22,12 @@ _COLUMNS = {
 
 def claims(
     paper: Annotated[
-        str | None, typer.Option("--paper", help="One paper only, like coconv; default: all.")
+        str | None,
+        typer.Option(
+            "--paper",
+            help="One paper only, like coconv; default: all.",
+            autocompletion=complete_paper,
+        ),
     ] = None,
     verdict: Annotated[
         str | None, typer.Option("--verdict", help="Print only the claims with this verdict.")

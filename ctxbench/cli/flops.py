@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ctxbench.cli._complete import complete_spec
 from ctxbench.cli._options import (
     RESULTS,
     BatchOption,
@@ -36,10 +37,21 @@ _COSTS = {
 
 def flops(
     specs: Annotated[
-        list[str], typer.Argument(metavar="SPEC...", help="Networks: coresnet50, 'coresnet*', ...")
+        list[str],
+        typer.Argument(
+            metavar="SPEC...",
+            help="Networks: coresnet50, 'coresnet*', ...",
+            autocompletion=complete_spec,
+        ),
     ],
     against: Annotated[
-        str | None, typer.Option("--against", metavar="SPEC", help="The network to compare with.")
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="SPEC",
+            help="The network to compare with.",
+            autocompletion=complete_spec,
+        ),
     ] = None,
     size: ImageSizeOption = None,
     batch: BatchOption = 1,

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from ctxbench.cli._complete import complete_spec
 from ctxbench.cli._options import (
     RESULTS,
     FormatOption,
@@ -54,11 +55,19 @@ def latency(
     specs: Annotated[
         list[str],
         typer.Argument(
-            metavar="SPEC...", help="Networks or operators: overlock_xt, op/coconv, ..."
+            metavar="SPEC...",
+            help="Networks or operators: overlock_xt, op/coconv, ...",
+            autocompletion=complete_spec,
         ),
     ],
     against: Annotated[
-        str | None, typer.Option("--against", metavar="SPEC", help="The one to compare with.")
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="SPEC",
+            help="The one to compare with.",
+            autocompletion=complete_spec,
+        ),
     ] = None,
     mode: Annotated[
         Literal["inference", "training"],
@@ -210,7 +219,8 @@ def _layer_columns(rows: Sequence[dict[str, Any]], against: str | None) -> dict[
 
 def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Say what the numbers are of, what they answer, and what weakens them."""
-    from ctxbench.report.timings import answer, common_words, place, words
+    from ctxbench.report.machines import place
+    from ctxbench.report.timings import answer, common_words, words
 
     said = [[place(row), *words(row)] for row in rows]
     common = common_words(said) if said else []

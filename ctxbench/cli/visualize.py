@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from ctxbench.cli._pictures import Pages
 
 app = typer.Typer(
-    help="Draw what networks do inside, with your images and theirs.",
+    help="Draw what networks do inside, with your images and theirs.\n\n"
+    "Example: ctxbench visualize gradcam torchvision/resnet18 resnet50",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -37,7 +38,10 @@ def gradcam(
     ] = None,
     layer: LayerOption = "",
 ) -> "Pages":
-    """Draw what speaks for a class (Grad-CAM), and how faithful it is."""
+    """Draw what speaks for a class (Grad-CAM), and how faithful it is.
+
+    Example: ctxbench visualize gradcam resnet50 --method gradcam,hirescam
+    """
     from ctxbench.visualize.gradcam_figure import pages
 
     del request
@@ -52,7 +56,10 @@ def offsets(
         int, typer.Option("--depth", min=1, max=4, help="Layers composed back to the image.")
     ] = 3,
 ) -> "Pages":
-    """Draw where contextual and deformable layers sample."""
+    """Draw where contextual and deformable layers sample.
+
+    Example: ctxbench visualize offsets ctx_resnet50 --at 112,80
+    """
     from ctxbench.visualize.offsets_figure import pages
 
     del request
@@ -60,7 +67,10 @@ def offsets(
 
 
 def kernels(request: Request, layer: LayersOption = "", at: AtOption = "") -> "Pages":
-    """Draw dynamic kernels, gates, footprints, folded kernels."""
+    """Draw dynamic kernels, gates, footprints, folded kernels.
+
+    Example: ctxbench visualize kernels overlock_xt --at 112,112
+    """
     from ctxbench.visualize.kernels_figure import pages
 
     del request
@@ -71,7 +81,10 @@ def priors(
     request: Request,
     top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show.")] = 5,
 ) -> "Pages":
-    """Draw the likeliest classes by stage, and what a prior does."""
+    """Draw the likeliest classes by stage, and what a prior does.
+
+    Example: ctxbench visualize priors ctx_resnet50 --top 3
+    """
     from ctxbench.visualize.priors_figure import pages
 
     del request
@@ -85,14 +98,20 @@ def erf(
         int, typer.Option("--probes", min=1, help="Random directions for each image.")
     ] = 2,
 ) -> "Pages":
-    """Draw effective receptive fields beside the theoretical."""
+    """Draw effective receptive fields beside the theoretical.
+
+    Example: ctxbench visualize erf resnet50 coresnet50 --layer layer4
+    """
     from ctxbench.visualize.erf_figure import pages
 
     return partial(pages, layer=layer or None, seed=request.seed, probes=probes)
 
 
 def cues(request: Request) -> "Pages":
-    """Draw whether networks look at what decides the class."""
+    """Draw whether networks look at what decides the class.
+
+    Example: ctxbench visualize cues run:context_gallery
+    """
     from ctxbench.visualize.cues_figure import pages
 
     del request

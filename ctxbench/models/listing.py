@@ -1,10 +1,10 @@
 """The registered operators and networks as rows; no weights are allocated for it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from ctxbench.errors import UnknownNameError
+from ctxbench.errors import SpecError, UnknownNameError
 from ctxbench.models import MODELS, OPERATOR, resolve, without_weights
 from ctxbench.ops import LAYERS, OPS
 from ctxbench.spec import defaults_of, options_of
@@ -43,8 +43,18 @@ def listing(pattern: str = "*") -> list[Row]:
     operators = [_operator(name) for name in _operators() if fnmatch(name, pattern)]
     networks = [_network(name) for name in sorted(MODELS) if fnmatch(name, pattern)]
     if not operators and not networks:
-        raise UnknownNameError("operator or network", pattern, [*_operators(), *MODELS])
+        _refuse(pattern, [*_operators(), *MODELS])
     return operators + networks
+
+
+def _refuse(pattern: str, known: list[str]) -> NoReturn:
+    holding = [name for name in known if pattern in name]
+    if holding:  # a part of a name, where a pattern for it was meant
+        raise SpecError(
+            f"No operator or network is called {pattern!r}. Write '*{pattern}*' for the "
+            f"{len(holding)} whose names hold it."
+        )
+    raise UnknownNameError("operator or network", pattern, known)
 
 
 def _operators() -> list[str]:
@@ -91,4 +101,39 @@ def _options(known: Iterable[str], values: dict[str, Any]) -> str:
 def _spell(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(_spell, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def suggestions() -> dict[str, dict[str, dict[str, list[str]]]]:
+    """Return what can be typed: of each kind name -> option -> values that are worth offering.
+
+    The kinds are networks, operators (as specs, `op/NAME`) and replacements (behind `replace=`).
+    Choices are all there; of other types it is the default alone.
+    """
+    networks = {
+        name: _offered(known.build, {**defaults_of(known.build), **known.preset})
+        for name, known in MODELS.items()
+    }
+    operators = {
+        f"{OPERATOR}{name}": _offered(layer.build, defaults_of(layer.build))
+        for name, layer in LAYERS.items()
+    }
+    replacements = {
+        name: _offered(known.from_conv, defaults_of(known.from_conv))
+        for name, known in OPS.items()
+        if known.from_conv
+    }
+    return {"networks": networks, "operators": operators, "replacements": replacements}
+
+
+def _offered(build: Callable[..., object], values: dict[str, Any]) -> dict[str, list[str]]:
+    return {
+        key: list(dict.fromkeys([_spell(values[key]), *map(_spell, _choices(hint))]))
+        for key, hint in options_of(build).items()
+    }
+
+
+def _choices(hint: Any) -> tuple[object, ...]:
+    if hint is bool:
+        return (True, False)
+    return get_args(hint) if get_origin(hint) is Literal else ()

@@ -148,7 +148,7 @@ def test_models_lists_operators_by_what_can_be_typed(run):
     assert list(rows) == ["op/conv", "op/coconv", "op/contmix"]
     row = rows["op/coconv"]
     assert (row["params"], row["image_px"], row["baseline"]) == (36_928, 56, "op/conv")
-    assert row["options"].startswith("channels=64 out_channels=None kernel=3 levels=4")
+    assert row["options"].startswith("channels=64 out_channels=none kernel=3 levels=4")
     assert run("flops", *rows, "--image-size", "20")[0] == 0
 
 

@@ -1,0 +1,102 @@
+"""One operator of each family against its definition, forward and backward, in float64."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ctxbench.doctor._definitions import cgc, coconv, contextual, contmix
+from ctxbench.doctor._row import BROKEN, Finding, finding, first_line
+from ctxbench.models import resolve, without_weights
+from ctxbench.ops import CGConv2d, CoConv2d, ContextualConv2d, ContMix
+
+_EXACT, _STEP, _GRADIENT = 1e-10, 1e-6, 1e-5
+_PARAMS = ("resnet50", 25_557_032)  # torchvision's documentation prints it
+_SIDE = 7  # ContMix pools to 7x7 regions: each pixel is one
+
+Definition = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """An operator, the channels of each of its inputs, and what it must be equal to."""
+
+    build: Callable[[], nn.Module]
+    definition: Definition
+    channels: tuple[int, ...]
+    side: int = 6
+
+
+def operators(device: str = "cpu") -> Iterator[Finding]:
+    """Yield a finding for each family of operators and one for counting; no seed is changed."""
+    with torch.random.fork_rng(devices=[]):
+        for name, case in CASES.items():
+            yield _check(name, case, device)
+    name, params = _PARAMS
+    found = sum(p.numel() for p in without_weights(resolve(name)).parameters())
+    yield finding(
+        "ok" if found == params else "wrong",
+        f"parameters of {name}",
+        f"{found:,}",
+        f"known to be {params:,}",
+    )
+
+
+def _check(name: str, case: _Case, device: str) -> Finding:
+    part = f"{name} on {device}"
+    torch.manual_seed(0)
+    try:
+        op = case.build().double().eval().to(device)
+        shape = (2, case.side, case.side)
+        inputs = tuple(
+            torch.randn(shape[0], width, *shape[1:], dtype=torch.float64).to(device)
+            for width in case.channels
+        )
+        started = time.perf_counter()
+        error, slope_error = _errors(op, case.definition, inputs)
+        took_ms = 1000 * (time.perf_counter() - started)
+    except BROKEN as failure:
+        return finding("wrong", part, "fails", f"{first_line(failure)}. Reinstall torch.")
+    found = f"error {error:.0e}, of the gradient {slope_error:.0e}, {took_ms:.0f} ms"
+    if error <= _EXACT and slope_error <= _GRADIENT:  # false for what is no number
+        return finding("ok", part, found, "equal to its definition")
+    return finding("wrong", part, found, "gives other numbers than its definition: do not use it")
+
+
+def _errors(
+    op: nn.Module, definition: Definition, inputs: tuple[Tensor, ...]
+) -> tuple[float, float]:
+    """Return the relative errors of the output and of the slope along a random direction."""
+    inputs = tuple(x.requires_grad_() for x in inputs)
+    y = op(*inputs)
+    with torch.no_grad():
+        expected = definition(op, *inputs)
+        towards, upstream = [torch.randn_like(x) for x in inputs], torch.randn_like(y)
+        ahead, behind = (
+            op(*(x + step * d for x, d in zip(inputs, towards, strict=True)))
+            for step in (_STEP, -_STEP)
+        )
+        slope = ((ahead - behind) * upstream).sum() / (2 * _STEP)
+    gradients = torch.autograd.grad(y, inputs, upstream)
+    found = sum((g * d).sum() for g, d in zip(gradients, towards, strict=True))
+    error = (y - expected).abs().max() / expected.abs().max()
+    return float(error.detach()), float((abs(found - slope) / abs(slope)).detach())
+
+
+def _bent() -> ContextualConv2d:
+    """Return a contextual convolution that generates something; a new one does not."""
+    op = ContextualConv2d(8, 4)
+    for name, parameter in op.named_parameters():
+        if name.startswith(("offset_net.3.", "kernel_net.3.")):  # the last layers, which are zero
+            nn.init.normal_(parameter, std=0.2)
+    return op
+
+
+CASES = {
+    "CoConv": _Case(lambda: CoConv2d(4, 8, levels=4), coconv, (4,)),
+    "Context-Gated Convolution": _Case(lambda: CGConv2d(16, 4), cgc, (16,)),
+    "contextual convolution": _Case(_bent, contextual, (8,)),
+    "ContMix": _Case(lambda: ContMix(8, 6, 5, small_kernel_size=3), contmix, (8, 8, 6), side=_SIDE),
+}
