@@ -9,9 +9,27 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from ctxbench.api.costs import check_claims, count_costs, describe_models
+    from ctxbench.api.experiments import (
+        experiment_status,
+        experiment_table,
+        plan_experiment,
+        run_experiment,
+    )
+    from ctxbench.api.pictures import Picture, draw_networks
+    from ctxbench.api.setup import check_setup
+    from ctxbench.api.tables import build_report, list_tables, read_rows, read_table
+    from ctxbench.api.timing import time_networks
     from ctxbench.errors import CtxbenchError
+    from ctxbench.export import export_onnx
     from ctxbench.measure.flops import Count, count
-    from ctxbench.models import create_model, list_models, load_checkpoint, replace_conv
+    from ctxbench.models import (
+        create_model,
+        list_models,
+        load_checkpoint,
+        replace_conv,
+        save_checkpoint,
+    )
     from ctxbench.ops import (
         CGConv2d,
         CoConv2d,
@@ -31,12 +49,29 @@ __all__ = [
     "CtxbenchError",
     "DilatedReparam",
     "DynamicBlock",
+    "Picture",
     "RepConvBlock",
+    "build_report",
+    "check_claims",
+    "check_setup",
     "count",
+    "count_costs",
     "create_model",
+    "describe_models",
+    "draw_networks",
+    "experiment_status",
+    "experiment_table",
+    "export_onnx",
     "list_models",
+    "list_tables",
     "load_checkpoint",
+    "plan_experiment",
+    "read_rows",
+    "read_table",
     "replace_conv",
+    "run_experiment",
+    "save_checkpoint",
+    "time_networks",
 ]
 
 _HOMES = {
@@ -47,13 +82,30 @@ _HOMES = {
     "DilatedReparam": "ctxbench.ops",
     "DynamicBlock": "ctxbench.ops",
     "RepConvBlock": "ctxbench.ops",
+    "check_claims": "ctxbench.api.costs",
+    "count_costs": "ctxbench.api.costs",
+    "describe_models": "ctxbench.api.costs",
+    "experiment_status": "ctxbench.api.experiments",
+    "experiment_table": "ctxbench.api.experiments",
+    "plan_experiment": "ctxbench.api.experiments",
+    "run_experiment": "ctxbench.api.experiments",
+    "Picture": "ctxbench.api.pictures",
+    "draw_networks": "ctxbench.api.pictures",
+    "check_setup": "ctxbench.api.setup",
+    "build_report": "ctxbench.api.tables",
+    "list_tables": "ctxbench.api.tables",
+    "read_rows": "ctxbench.api.tables",
+    "read_table": "ctxbench.api.tables",
+    "time_networks": "ctxbench.api.timing",
     "CtxbenchError": "ctxbench.errors",
+    "export_onnx": "ctxbench.export",
     "Count": "ctxbench.measure.flops",
     "count": "ctxbench.measure.flops",
     "create_model": "ctxbench.models",
     "list_models": "ctxbench.models",
     "load_checkpoint": "ctxbench.models",
     "replace_conv": "ctxbench.models",
+    "save_checkpoint": "ctxbench.models",
 }
 _ROOMS = ("claims", "errors", "measure", "models", "ops", "report")
 

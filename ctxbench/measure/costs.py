@@ -89,8 +89,26 @@ def count_spec(spec: str, setting: Setting = Setting()) -> tuple[Count, tuple[in
 def measure_costs(spec: str, *, against: str | None = None, setting: Setting) -> CostRow:
     """Count a network and, on the same input size, the one it is compared with."""
     counted, shape, other = _count_both(spec, against, setting)
+    return cost_row(spec, counted, shape, against=against, other=other)
+
+
+def measure_layers(spec: str, *, against: str | None = None, setting: Setting) -> list[LayerRow]:
+    """Count a network layer by layer, beside the one it is compared with."""
+    counted, shape, other = _count_both(spec, against, setting)
+    return layer_rows(spec, counted, shape, against=against, other=other)
+
+
+def cost_row(
+    name: str,
+    counted: Count,
+    shape: tuple[int, ...],
+    *,
+    against: str | None = None,
+    other: Count | None = None,
+) -> CostRow:
+    """Make the row of a network that was counted on an input of `shape`, and `other` too."""
     return CostRow(
-        model=spec,
+        model=name,
         input_shape=shape,
         params=counted.params,
         macs=counted.macs,
@@ -107,11 +125,17 @@ def measure_costs(spec: str, *, against: str | None = None, setting: Setting) ->
     )
 
 
-def measure_layers(spec: str, *, against: str | None = None, setting: Setting) -> list[LayerRow]:
-    """Count a network layer by layer, beside the one it is compared with."""
-    counted, shape, other = _count_both(spec, against, setting)
+def layer_rows(
+    name: str,
+    counted: Count,
+    shape: tuple[int, ...],
+    *,
+    against: str | None = None,
+    other: Count | None = None,
+) -> list[LayerRow]:
+    """Make a row for each layer of a network, beside that of the same name in `other`."""
     return [
-        LayerRow(spec, against, shape, **asdict(pair), equal=pair.equal if other else None)
+        LayerRow(name, against, shape, **asdict(pair), equal=pair.equal if other else None)
         for pair in pair_layers(counted, other)
     ]
 
