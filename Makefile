@@ -1,7 +1,7 @@
 # `make report` and `make test` do all the set-up on a machine with Python 3.11+, make and git.
 PYTHON ?= python3
 OUT ?= results
-README ?= --readme README.md
+README ?= --readme README.md --readme docs/claims.md --readme docs/conventions.md --readme docs/experiments.md --readme docs/operators.md
 BIN := .venv/bin
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt
 

@@ -17,6 +17,12 @@ from ctxbench.spec import options_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+# those with tables that rows make
+DOCUMENTS = [
+    page
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    if "<!-- ctxbench:" in page.read_text()
+]
 
 
 def _commands(group, name=""):
@@ -47,7 +53,7 @@ def _commands_in_readme():
     lines = re.findall(r"^\$ (ctxbench .+)$", README, flags=re.MULTILINE)
     for text in spans + lines:
         words = text.split()
-        size = 3 if words[1] == "visualize" else 2
+        size = 3 if words[1] in ("visualize", "new") else 2
         yield " ".join(words[1:size]), words[size:]
 
 
@@ -88,7 +94,7 @@ def test_every_make_target_in_the_readme_exists():
     assert set(re.findall(r"(?:`|\$ )make (\w+)", README)) <= targets
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_every_linked_or_named_file_exists(page):
     text = (ROOT / page).read_text()
     links = re.findall(r"\]\(([^)#:]+)\)", text)
@@ -97,16 +103,32 @@ def test_every_linked_or_named_file_exists(page):
     assert absent == []
 
 
-def test_the_tables_of_the_readme_are_made_from_the_rows(tmp_path):
-    copy = tmp_path / "README.md"
-    copy.write_text(README)
-    build_report([ROOT / "results/raw"], tmp_path, documents=[copy])
-    assert copy.read_text() == README
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory):
+    """The report made anew from the committed rows, and the folder of its documents."""
+    out, pages = (tmp_path_factory.mktemp(name) for name in ("out", "pages"))
+    copies = [pages / page.name for page in DOCUMENTS]
+    for page, copy in zip(DOCUMENTS, copies, strict=True):
+        copy.write_text(page.read_text())
+    build_report([ROOT / "results/raw"], out, documents=copies)
+    return out, pages
 
 
-def test_the_committed_tables_and_figures_are_made_from_the_rows(tmp_path):
-    build_report([ROOT / "results/raw"], tmp_path)
-    made = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*.*"))
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
+def test_the_tables_of_a_document_are_made_from_the_rows(rebuilt, page):
+    assert (rebuilt[1] / page.name).read_text() == page.read_text()
+
+
+def test_the_report_fills_every_document():
+    makefile = (ROOT / "Makefile").read_text()
+    (filled,) = re.findall(r"^README \?= (.+)$", makefile, flags=re.MULTILINE)
+    named = [f"--readme {page.relative_to(ROOT)}" for page in DOCUMENTS]
+    assert sorted(filled.split(" --")) == sorted(" ".join(named).split(" --"))
+
+
+def test_the_committed_tables_and_figures_are_made_from_the_rows(rebuilt):
+    out = rebuilt[0]
+    made = sorted(p.relative_to(out) for f in ("tables", "figures") for p in (out / f).iterdir())
     kept = sorted(
         p.relative_to(ROOT / "results")
         for folder in ("tables", "figures")
@@ -115,8 +137,8 @@ def test_the_committed_tables_and_figures_are_made_from_the_rows(tmp_path):
     )
     assert made == kept
     for path in kept:
-        if path.suffix in (".csv", ".md"):
-            assert (tmp_path / path).read_text() == (ROOT / "results" / path).read_text(), path
+        if path.suffix in (".csv", ".md", ".tex"):
+            assert (out / path).read_text() == (ROOT / "results" / path).read_text(), path
 
 
 def test_the_first_command_prints_what_the_readme_shows():
