@@ -20,6 +20,7 @@ from ctxbench.models import foreign
 from ctxbench.models._spec import ModelSpec, Network, alone
 from ctxbench.models.checkpoint import load_checkpoint
 from ctxbench.models.replace import Replaced, Replacement, replace_conv, split_replacement
+from ctxbench.models.saving import save_checkpoint
 from ctxbench.ops import LAYERS
 from ctxbench.spec import bind, defaults_of, read_options, split_spec
 
@@ -34,6 +35,7 @@ __all__ = [
     "replace_conv",
     "replaced_in",
     "resolve",
+    "save_checkpoint",
     "without_weights",
 ]
 

@@ -38,7 +38,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
     Raises: CheckpointError, in one line, for a file that is missing, torn, holds code instead of
             tensors, or does not fit: every missing, unexpected or misshapen entry is named.
     """
-    path, model = Path(path), _unwrap(model)
+    path, model = Path(path), unwrap(model)
     wanted = model.state_dict()
     state = _strip(_unnest(_read(path), path), wanted)
     if state.keys() != wanted.keys():
@@ -52,12 +52,12 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
         raise CheckpointError(f"{path}: {_line(error)}") from None
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """Return the network inside a compiled or parallel one."""
     for name in ("_orig_mod", "module"):
         inner = getattr(model, name, None)
         if isinstance(inner, nn.Module) and len(list(model.children())) == 1:
-            return _unwrap(inner)
+            return unwrap(inner)
     return model
 
 

@@ -66,6 +66,11 @@ def _timm(model: str) -> tuple[Builder, int]:
         import timm
     except ModuleNotFoundError:
         raise MissingPackageError("timm", f"timm/{model}", "timm") from None
+    if model.startswith("ctxbench_") and not timm.is_model(model):
+        raise SpecError(
+            f"timm/{model} is a network of ours. Write {model.removeprefix('ctxbench_')}; in "
+            f"Python, `import ctxbench.timm` makes both names work."
+        )
     if not timm.is_model(model):
         raise UnknownNameError("timm network", model, timm.list_models())
     try:
