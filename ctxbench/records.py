@@ -7,7 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -18,6 +18,7 @@ from typing import Any
 from ctxbench.errors import RecordsError
 
 RAW = Path("results/raw")
+_NAMED = 8  # lines of a file that a note names
 _VERSIONED = ("ctxbench", "torch", "torchvision", "fvcore")
 
 Row = dict[str, Any]
@@ -77,26 +78,37 @@ def read_rows(kind: str, *, raw: Path = RAW) -> Rows:
         return Rows([])
     rows: list[Row] = []
     lines, torn = [], []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecordsError(f"Cannot read {path}: {error.strerror}.") from None
+    for number, line in enumerate(content.splitlines(), start=1):
+        row = _parsed(line)
         if isinstance(row, dict):
             rows.append(row)
             lines.append(number)
         elif line.strip():
             torn.append(number)
-    notes = [f"{path}: skipped line {number}, which is no complete row." for number in torn]
-    return Rows(rows, lines, notes)
+    return Rows(rows, lines, [_not_read(path, torn)] if torn else [])
+
+
+def listed(lines: Sequence[int]) -> str:
+    """Name lines of a file, the first of them where there are many."""
+    more = f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
+    return f"{', '.join(map(str, lines[:_NAMED]))}{more}"
 
 
 def latest(rows: Iterable[Row], *key: str) -> list[Row]:
     """Keep the last row for each value of the key columns, in the order they first came."""
     kept: dict[tuple[Any, ...], Row] = {}
     for row in rows:
-        kept[tuple(json.dumps(row.get(name)) for name in key)] = row
+        kept[tuple(_distinct(row.get(name)) for name in key)] = row
     return list(kept.values())
+
+
+def _distinct(value: Any) -> Any:
+    """Return what tells a value apart, 1 from True and from "1" too."""
+    return value if isinstance(value, str) else (json.dumps(value),)
 
 
 def counting(rows: Iterable[Row]) -> dict[str, Row]:
@@ -136,6 +148,24 @@ def _surroundings() -> Row:
     }
 
 
+def _parsed(line: bytes) -> Any:
+    """Parse a line; None if it is torn, and a lone half of a character becomes a `?`."""
+    try:
+        row = json.loads(line)
+        if b"\\ud" in line.lower():  # a name of a file that is no text is escaped so
+            plain = json.dumps(row, ensure_ascii=False).encode(errors="replace")
+            row = json.loads(plain)
+    except (ValueError, RecursionError):
+        return None
+    return row
+
+
+def _not_read(path: Path, torn: Sequence[int]) -> str:
+    if len(torn) == 1:
+        return f"{path}: skipped line {torn[0]}, which is no complete row."
+    return f"{path}: skipped {len(torn)} lines, which are no complete rows ({listed(torn)})."
+
+
 def _torn(path: Path) -> bool:
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
@@ -168,6 +198,13 @@ def _commit() -> str | None:
     """Return the commit that last changed the package, marked if its files differ from it."""
     commit = _git("log", "-1", "--format=%h", "--abbrev=12", "--", ".")
     return f"{commit}-dirty" if commit and _git("status", "--porcelain", "--", ".") else commit
+
+
+def commit_of(ref: str) -> str | None:
+    """Return the commit that rows made at a git ref are stamped with; None if git knows none."""
+    if ref.startswith("-"):
+        return None
+    return _git("log", "-1", "--format=%h", "--abbrev=12", ref, "--", ".")
 
 
 def _git(*words: str) -> str | None:

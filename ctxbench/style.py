@@ -8,6 +8,9 @@ from typing import Any
 
 import seaborn as sns
 from matplotlib import style as sheets
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -28,6 +31,7 @@ _RC = {
     "legend.fontsize": 7.5,
     "axes.linewidth": 0.6,
     "grid.linewidth": 0.4,
+    "text.parse_math": False,  # a name with two dollars is no formula
     "svg.hashsalt": "ctxbench",  # else the ids of an SVG are random
 }
 _DIGITS = (1, 2, 3, 5, 7)
@@ -46,11 +50,32 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Save a figure as PNG, SVG or PDF, by the path's suffix."""
+def save(figure: Figure, *paths: Path) -> None:
+    """Save a figure as PNG, SVG or PDF, by each path's suffix; what it says stays as it is."""
     with style():
         _freeze(figure)
-        figure.savefig(path, dpi=PNG_DPI, metadata=_METADATA[path.suffix])
+        before = figure.canvas, figure.dpi
+        for path in paths:
+            figure.set_dpi(PNG_DPI)
+            # not savefig, which draws everything twice: the layout is done
+            _PRINT[path.suffix](figure, path)
+            figure.set_canvas(before[0])
+            figure.set_dpi(before[1])
+
+
+def _print_png(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure).print_png(path, metadata=_METADATA[".png"])
+
+
+def _print_svg(figure: Figure, path: Path) -> None:
+    FigureCanvasSVG(figure).print_svg(path, metadata=_METADATA[".svg"])
+
+
+def _print_pdf(figure: Figure, path: Path) -> None:
+    FigureCanvasPdf(figure).print_pdf(path, metadata=_METADATA[".pdf"])
+
+
+_PRINT = {".png": _print_png, ".svg": _print_svg, ".pdf": _print_pdf}
 
 
 def _freeze(figure: Figure) -> None:

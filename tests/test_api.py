@@ -5,6 +5,7 @@ import importlib
 import inspect
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torch import nn
@@ -172,7 +173,7 @@ def fake_measure(specs, conditions, *, against, **_):
 
 
 def test_networks_in_memory_are_timed_by_their_names(monkeypatch, folder):
-    monkeypatch.setattr("ctxbench.api.timing.measure_all", fake_measure)
+    monkeypatch.setattr("ctxbench.api._times.measure_all", fake_measure)
     mine, plain = small(), small()
     table = ctxbench.time_networks(
         {"mine": mine}, against=plain, batch=[1, 8], image_size=16, out=folder / "out"
@@ -285,6 +286,16 @@ def test_a_module_sees_images_as_its_data_are(folder):
         "gradcam", small(channels=1), data="digits:image_px=8", index=[3]
     )
     assert picture.table["label"].notna().all()
+
+
+def test_a_broken_image_is_warned_of_and_the_others_go_on(folder):
+    (folder / "broken.png").write_bytes(b"no image")
+    PIL.Image.new("RGB", (20, 20)).save(folder / "whole.png")
+    with pytest.warns(UserWarning, match=r"broken\.png"):
+        (picture,) = ctxbench.draw_networks(
+            "gradcam", small(), ["broken.png", "whole.png"], image_size=16
+        )
+    assert picture.table["image"].tolist() == ["whole.png"]
 
 
 def test_a_picture_saves_figure_and_numbers(folder):

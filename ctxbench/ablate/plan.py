@@ -1,7 +1,7 @@
 """From an experiment to its trials: names checked, networks bound to their data, costs counted."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -25,6 +25,7 @@ from ctxbench.data.batches import Reading
 from ctxbench.errors import CountingError, DataError, SpecError, UnknownNameError
 from ctxbench.models import MODELS, resolve
 from ctxbench.models.replace import split_replacement
+from ctxbench.records import Row
 from ctxbench.spec import options_of, split_spec
 
 _TRIED = 16  # images, at most, of the steps that an estimate is made of
@@ -61,7 +62,22 @@ def plan(experiment: Experiment, *, download: bool = False, absent: bool = False
     With `absent`, data that are not there are no error: the networks keep their own classes.
     Raises: what the names, options and data are not, as ExperimentError naming the variant.
     """
+    _figures(experiment.published)  # a table that is not there is told before anything is trained
     return [_planned(experiment, v, download, absent) for v in experiment.variants()]
+
+
+def plan_rows(planned: Iterable[Planned], run: Run | None = None) -> list[Row]:
+    """Return a row for each variant; with `run`, how many seconds a trial takes there.
+
+    That is not known of data that are not there.
+    """
+    rows = []
+    for each in planned:
+        row = each.told()
+        if run is not None:
+            row["trial_s"] = estimate_s(each, run) if each.classes is not None else None
+        rows.append(row)
+    return rows
 
 
 def _planned(experiment: Experiment, variant: Variant, download: bool, absent: bool) -> Planned:

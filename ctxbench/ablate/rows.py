@@ -1,12 +1,13 @@
 """What an ablation leaves behind: a row a trial, and a row that says what was compared."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctxbench.records import append_rows, as_row, latest, read_rows
+from ctxbench.errors import UnknownNameError
+from ctxbench.records import Row, append_rows, as_row, counting, latest, read_rows
 
 TRIALS, EXPERIMENTS, EXAMPLES = "trials", "experiments", "examples"
 
@@ -72,3 +73,29 @@ def append_if_new(kind: str, record: Any, key: str, *, raw: Path) -> None:
     before = known.get(row[key], {})
     if row != {name: before.get(name) for name in row}:
         append_rows(kind, [row], raw=raw)
+
+
+def rows_of_experiment(name: str, *, raw: Path) -> list[Row]:
+    """Return the row of an experiment as it was run last, then those of all trials there are.
+
+    Raises: UnknownNameError for an experiment that has no rows.
+    """
+    rows = read_rows(EXPERIMENTS, raw=raw).rows
+    kept = [row for row in rows if row.get("experiment") == name]
+    if not kept:
+        names = [str(row.get("experiment")) for row in rows]
+        raise UnknownNameError("experiment", name, names or [f"none in {raw}"])
+    return [kept[-1], *read_rows(TRIALS, raw=raw).rows]
+
+
+def cautions(rows: Sequence[Row]) -> list[str]:
+    """Say what weakens the trials of an experiment; `rows` are those of `rows_of_experiment`."""
+    named = {trial for variant in rows[0]["variants"] for trial in variant["trials"]}
+    counted = counting(row for row in rows[1:] if row.get("trial") in named)
+    made = [row for row in counted.values() if row["status"] == "ok"]
+    slow = sum(row["loader_images_s"] < row["images_s"] for row in made)
+    found = [f"Reading images has limited {slow} trials. Choose --workers."] if slow else []
+    places = sorted({f"{row['device']} x {row['world']}" for row in made})
+    if len(places) > 1:
+        found.append(f"The trials are not of one kind of place: {'; '.join(places)}.")
+    return found

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from ctxbench.ablate import distributed
 from ctxbench.ablate.checkpoint import WEIGHTS
+from ctxbench.ablate.device import check_device
 from ctxbench.ablate.folder import folder_of, is_held, trials_of
 from ctxbench.ablate.local import LocalEngine
 from ctxbench.ablate.on_ray import RayEngine
@@ -54,13 +55,18 @@ class Outcome:
 def make_engine(
     name: str, *, jobs: int = 1, address: str | None = None, device: str = "auto"
 ) -> Engine:
-    """Return the engine of a name, or that of torchrun if it has started this process."""
+    """Return the engine of a name, or that of torchrun if it has started this process.
+
+    Raises: CtxbenchError for what does not fit together, or a device that is not there.
+    """
     if name not in ("local", "ray"):
         raise CtxbenchError(f"There is no engine {name!r}. Use local or ray.")
     if jobs < 1:
         raise CtxbenchError(f"--jobs {jobs} does nothing. Use 1 or more.")
     if address and name != "ray":
         raise CtxbenchError(f"--address {address} is for --engine ray.")
+    if name == "local":  # a cluster has devices of its own
+        check_device(device)
     if distributed.world()[1] > 1:
         if name == "ray" or jobs > 1:
             raise CtxbenchError("torchrun trains one trial at a time: no --jobs, no --engine ray.")

@@ -5,12 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ctxbench.ablate.folder import folder_of, is_held, read_progress
 from ctxbench.ablate.rows import TRIALS
 from ctxbench.ablate.trial import Progress
 from ctxbench.records import Row, counting, read_rows
+
+if TYPE_CHECKING:
+    from ctxbench.ablate.plan import Planned
 
 State = Literal["done", "failed", "running", "waiting"]
 
@@ -77,6 +80,32 @@ class Watch:
         if row is not None:
             return TrialState(trial, "failed", row.get("reason"), progress, where)
         return TrialState(trial, "waiting", progress=progress, where=where)
+
+
+def status_rows(planned: "Sequence[Planned]", out: Path) -> list[Row]:
+    """Return a row for each trial: its state, how far it is, and its error in %."""
+    ledger = Ledger(out)
+    states = Watch(out, [trial.id for each in planned for trial in each.trials]).look()
+    rows = []
+    for each in planned:
+        for trial in each.trials:
+            found = states[trial.id]
+            at, row = found.progress, ledger.row(trial.id) or {}
+            rows.append(
+                {
+                    "variant": each.told()["variant"],
+                    "seed": trial.seed,
+                    "trial": trial.id,
+                    "state": found.state,
+                    "epoch": at and at.epoch,
+                    "step": at and at.step,
+                    "steps": at and at.steps,
+                    "top1_error": row.get("top1_error", at and at.top1_error),
+                    "where": found.where if found.state == "running" else None,
+                    "reason": found.reason,
+                }
+            )
+    return rows
 
 
 @contextmanager

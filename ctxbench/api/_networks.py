@@ -3,12 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ctxbench.errors import CountingError, SpecError
-from ctxbench.measure.costs import Setting, count_spec
-from ctxbench.measure.flops import Count, count
+from ctxbench.errors import SpecError
 from ctxbench.models import resolve
 from ctxbench.models.listing import expand
 
@@ -17,7 +14,7 @@ Network = str | nn.Module
 Networks = Network | Sequence[Network] | Mapping[str, Network]
 Size = int | str | tuple[int, int]  # a side in pixels, "256x192", or (height, width)
 
-_SIDE = 224  # what networks in memory are shown, which do not say what they are for
+SIDE = 224  # what networks in memory are shown, which do not say what they are for
 
 
 def named(networks: Networks) -> dict[str, Network]:
@@ -65,31 +62,7 @@ def size_of(size: Size | None) -> tuple[int, int] | None:
 
 def side_of(network: Network) -> int:
     """Return the side of the images that a network is for, in pixels."""
-    return resolve(network).image_px if isinstance(network, str) else _SIDE
-
-
-def count_network(name: str, network: Network, setting: Setting) -> tuple[Count, tuple[int, ...]]:
-    """Count a network by spec or in memory, and return the shape of its input too."""
-    if isinstance(network, str):
-        return count_spec(network, setting)
-    x = example_of(network, setting.batch, setting.image_size or (_SIDE, _SIDE))
-    try:
-        found = count(
-            network, x, allow_uncounted=setting.allow_uncounted, cross_check=setting.cross_check
-        )
-    except CountingError as error:
-        raise CountingError(
-            f"{name}: {error} Choose image_size, or count it on tensors of your own with "
-            f"ctxbench.count(model, *tensors)."
-        ) from None
-    return found, tuple(x.shape)
-
-
-def example_of(model: nn.Module, batch: int, size: tuple[int, int]) -> Tensor:
-    """Return zeros as a network in memory takes them, on its device and in its type."""
-    weights = [p for p in model.parameters() if p.is_floating_point()]
-    like = weights[0] if weights else torch.empty(0)
-    return like.new_zeros(batch, channels_of(model), *size)
+    return resolve(network).image_px if isinstance(network, str) else SIDE
 
 
 def channels_of(model: nn.Module) -> int:

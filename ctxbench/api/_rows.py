@@ -12,6 +12,11 @@ def raw_of(results: str | Path) -> Path:
     return Path(results).expanduser() / "raw"
 
 
+def saved_in(out: str | Path | None) -> Path | None:
+    """Return the folder that rows are saved in; None if they are not."""
+    return None if out is None else raw_of(out)
+
+
 def frame_of(rows: Sequence[Mapping[str, Any]], columns: Iterable[str] | None = None) -> DataFrame:
     """Return rows as a table with these columns, by default with all that any row has."""
     keys = dict.fromkeys(key for row in rows for key in row) if columns is None else columns

@@ -3,11 +3,12 @@
 import copy
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -37,6 +38,8 @@ _COUNT, _COUNTS = 4, {"erf": 64, "cues": 256}
 # of networks in memory, which do not say how they were trained
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _SIDE, _SHORTER = 224, 256
+
+_warn = partial(warnings.warn, stacklevel=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +115,17 @@ def images_for(
     images: Picturable | Sequence[Picturable] | None,
     data: str | None,
     index: int | Iterable[int] | None,
+    *,
+    on_broken: Callable[[str], None] = _warn,
 ) -> Iterator[Image]:
-    """Return the images asked for; else those of the data; else two photographs."""
+    """Return the images asked for; else those of the data; else two photographs.
+
+    Of a file that cannot be read `on_broken` gets a line.
+    """
     if images is not None and index is not None:
         raise SpecError("index is of images of data. Give either images, or data and index.")
     if images is not None:
-        return _given(list(images) if isinstance(images, list | tuple) else [images])
+        return _given(list(images) if isinstance(images, list | tuple) else [images], on_broken)
     if data is None:
         if index is not None:
             raise SpecError("index is of images of data, which is not given.")
@@ -127,15 +135,18 @@ def images_for(
     return some_images(data, _COUNTS.get(kind, _COUNT))
 
 
-def _given(images: Sequence[object]) -> Iterator[Image]:
-    """Yield images as they are, and those of files and folders."""
+def _given(images: Sequence[Any], on_broken: Callable[[str], None]) -> Iterator[Image]:
+    """Return images as they are, and those of files and folders."""
     for image in images:
-        if isinstance(image, Image):
-            yield image
-        elif isinstance(image, str | Path):
-            yield from images_of([image], on_broken=partial(warnings.warn, stacklevel=2))
-        else:
+        if not isinstance(image, str | Path | Image):
             raise SpecError(f"{type(image).__name__} is no image. Give a path, or an Image.")
+    groups = groupby(images, key=lambda image: isinstance(image, Image))
+    return chain.from_iterable(
+        [
+            list(group) if decoded else images_of(list(group), on_broken=on_broken)
+            for decoded, group in groups
+        ]
+    )
 
 
 def _preprocess(data: str | None, channels: int) -> Preprocess:

@@ -2,34 +2,19 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 from pandas import DataFrame
 
-from ctxbench.api._networks import (
-    Network,
-    Networks,
-    Size,
-    beside,
-    count_network,
-    named,
-    side_of,
-    size_of,
-)
-from ctxbench.api._rows import frame_of, raw_of
+from ctxbench.api._counting import count_all, lines_of
+from ctxbench.api._networks import Network, Networks, Size, beside, named, size_of
+from ctxbench.api._rows import frame_of, saved_in
 from ctxbench.claims import load_claims
-from ctxbench.claims.verdict import check_verdict, judge
+from ctxbench.claims.verdict import check_verdict, judge_all
 from ctxbench.errors import SpecError
 from ctxbench.measure.conventions import convention as look_up
-from ctxbench.measure.costs import (
-    Setting,
-    cost_row,
-    count_spec,
-    layer_rows,
-    warnings_of,
-)
+from ctxbench.measure.costs import LayerRow, Setting, warnings_of
 from ctxbench.models.listing import listing
-from ctxbench.records import append_rows, as_row
+from ctxbench.records import Row, as_row
 
 _COSTS = ("model", "input_shape", "params", "macs", "flops")
 _LAYERS = ("model", "layer", "kind", "params", "macs", "flops")
@@ -83,38 +68,27 @@ def count_costs(  # noqa: PLR0913 - the options of `ctxbench flops`
         raise SpecError(f"batch={batch} is no batch. Give 1 or more.")
     found = named(networks)
     other = beside(against, found)
-    costs: list[dict[str, Any]] = []
-    layers: list[dict[str, Any]] = []
-    for name, network in found.items():
-        side = side_of(network)
-        size = size_of(image_size) or (side, side)  # the other one is counted at it, too
-        setting = Setting(batch, size, allow_uncounted, cross_check)
-        counted, shape = count_network(name, network, setting)
-        pair: dict[str, Any] = {}
-        if other:
-            pair = {"against": other[0], "other": count_network(*other, setting)[0]}
-        cost = cost_row(name, counted, shape, **pair)
+    setting = Setting(batch, size_of(image_size), allow_uncounted, cross_check)
+    costs: list[Row] = []
+    layers: list[LayerRow] = []
+    for cost, made in count_all(
+        found.items(), against=other, setting=setting, per_layer=per_layer, raw=saved_in(out)
+    ):
         for text in warnings_of(cost):
             warnings.warn(text, stacklevel=2)
         costs.append(as_row(cost))
-        layers += map(as_row, layer_rows(name, counted, shape, **pair) if per_layer else [])
-    if out is not None:
-        append_rows("costs", costs, raw=raw_of(out))
-        append_rows("layers", layers, raw=raw_of(out))
-    return _layers(layers, other) if per_layer else _costs(costs, convention)
+        layers += made
+    if per_layer:
+        return frame_of(lines_of(layers), [*_LAYERS, *(_LAYERS_BESIDE if other else ())])
+    return _costs(costs, convention)
 
 
-def _costs(rows: list[dict[str, Any]], convention: str) -> DataFrame:
+def _costs(rows: list[Row], convention: str) -> DataFrame:
     columns = [*_COSTS]
     columns += [convention] if convention not in ("macs", "flops") else []
     columns += [key for key in ("torch_macs", "uncounted") if any(row[key] for row in rows)]
     columns += _BESIDE if any(row["against"] for row in rows) else ()
     return frame_of([{**row["conventions"], **row} for row in rows], columns)
-
-
-def _layers(rows: list[dict[str, Any]], other: object) -> DataFrame:
-    lines = [{**row, "flops": row["macs"] and 2 * row["macs"]} for row in rows]
-    return frame_of(lines, [*_LAYERS, *(_LAYERS_BESIDE if other else ())])
 
 
 def check_claims(
@@ -137,16 +111,6 @@ def check_claims(
     Raises: UnknownNameError for a paper or verdict that does not exist.
     """
     check_verdict(verdict)
-    rows = [
-        as_row(
-            judge(
-                claim,
-                lambda spec, px: count_spec(spec, Setting(image_size=(px, px) if px else None))[0],
-            )
-        )
-        for claim in load_claims(paper)
-    ]
-    if out is not None:
-        append_rows("claims", rows, raw=raw_of(out))
+    rows = judge_all(load_claims(paper), raw=saved_in(out))
     columns = list(rows[0])
     return frame_of([row for row in rows if verdict in (None, row["verdict"])], columns)

@@ -2,27 +2,25 @@
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pandas import DataFrame
 
-from ctxbench.ablate.device import check_device
-from ctxbench.ablate.distributed import world
-from ctxbench.ablate.examples import examples
+from ctxbench.ablate.begin import begun
 from ctxbench.ablate.experiment import Experiment, ExperimentError
 from ctxbench.ablate.experiment_file import parse, read
-from ctxbench.ablate.plan import Planned, estimate_s, plan, row_of
-from ctxbench.ablate.rows import EXAMPLES, EXPERIMENTS, TRIALS, append_if_new
+from ctxbench.ablate.plan import plan, plan_rows
+from ctxbench.ablate.rows import rows_of_experiment
 from ctxbench.ablate.runner import Event, make_engine, run_all
-from ctxbench.ablate.status import Ledger, Watch
-from ctxbench.ablate.tensorboard import Logs
+from ctxbench.ablate.status import status_rows
 from ctxbench.ablate.trial import Run
 from ctxbench.api._rows import frame_of, raw_of, typed
 from ctxbench.errors import UnknownNameError
-from ctxbench.records import Row, counting, read_rows
+from ctxbench.records import Row, counting
 from ctxbench.report import ablations
 
 # the path of an experiment file, or what stands in one
@@ -78,29 +76,23 @@ def run_experiment(  # noqa: PLR0913 - the options of `ctxbench ablate`
     """
     run = Run(device, threads, workers, download, strict)
     chosen = make_engine(engine, jobs=jobs, address=address, device=device)
-    if engine == "local":  # a cluster has devices of its own
-        check_device(device)
     known = _read(experiment, overrides)
     if tensorboard and out is None:
         raise ExperimentError("tensorboard=True writes logs. Give out, the folder for them.")
     planned = plan(known, download=download)
-    trials = [trial for each in planned for trial in each.trials]
     with ExitStack() as stack:
         if out is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctxbench-")))
         else:
             folder = Path(out).expanduser()
-        if world()[0] == 0:  # of the processes that torchrun started
-            append_if_new(EXPERIMENTS, row_of(known, planned), "experiment", raw=folder / "raw")
-            for data in dict.fromkeys(trial.data for trial in trials):
-                shown = examples(data, download=download)
-                append_if_new(EXAMPLES, shown, "data", raw=folder / "raw")
-            if tensorboard:
-                stack.enter_context(_logged(Logs(known, planned, out=folder, download=download)))
-        outcome = run_all(
-            trials, out=folder, run=run, engine=chosen,
-            retry=retry_failed, weights=weights, on_event=on_event,
-        )  # fmt: skip
+        with begun(
+            known, planned, out=folder, download=download, tensorboard=tensorboard,
+            on_trouble=partial(warnings.warn, stacklevel=4),
+        ):  # fmt: skip
+            outcome = run_all(
+                [trial for each in planned for trial in each.trials], out=folder, run=run,
+                engine=chosen, retry=retry_failed, weights=weights, on_event=on_event,
+            )  # fmt: skip
         if outcome.interrupted:
             raise KeyboardInterrupt
         return experiment_table(known.name, results=folder)
@@ -126,8 +118,7 @@ def plan_experiment(
     Raises: CtxbenchError for what does not exist or fit.
     """
     planned = plan(_read(experiment, overrides), download=download, absent=True)
-    run = Run(device, threads, download=download)
-    rows = [{**each.told(), **_time_of(each, run, timed=timed)} for each in planned]
+    rows = plan_rows(planned, Run(device, threads, download=download) if timed else None)
     return frame_of(rows, [*_PLAN, *(["trial_s"] if timed else [])])
 
 
@@ -144,30 +135,7 @@ def experiment_status(
 
     Raises: CtxbenchError for what does not exist or fit.
     """
-    out = Path(results).expanduser()
-    planned = plan(_read(experiment, overrides))
-    states = Watch(out, [trial.id for each in planned for trial in each.trials]).look()
-    ledger = Ledger(out)
-    rows = []
-    for each in planned:
-        for trial in each.trials:
-            found, row = states[trial.id], ledger.row(trial.id) or {}
-            at = found.progress
-            rows.append(
-                {
-                    "variant": each.told()["variant"],
-                    "seed": trial.seed,
-                    "trial": trial.id,
-                    "state": found.state,
-                    "epoch": at.epoch if at else None,
-                    "step": at.step if at else None,
-                    "steps": at.steps if at else None,
-                    "top1_error": row.get("top1_error", at.top1_error if at else None),
-                    "where": found.where if found.state == "running" else None,
-                    "reason": found.reason,
-                }
-            )
-    return frame_of(rows)
+    return frame_of(status_rows(plan(_read(experiment, overrides)), Path(results).expanduser()))
 
 
 def experiment_table(
@@ -182,27 +150,12 @@ def experiment_table(
     ("errors"), an expectation with its verdict, or a trial.
     Raises: UnknownNameError for an experiment that has no rows.
     """
-    raw = raw_of(results)
-    rows = read_rows(EXPERIMENTS, raw=raw).rows
-    kept = [row for row in rows if row.get("experiment") == experiment]
-    if not kept:
-        names = [str(row.get("experiment")) for row in rows]
-        raise UnknownNameError("experiment", experiment, names or [f"none in {raw}"])
-    rows = [*kept[-1:], *read_rows(TRIALS, raw=raw).rows]
+    rows = rows_of_experiment(experiment, raw=raw_of(results))
     if of == "trials":
         return frame_of(_trials(rows))
     if of not in _TABLES:
         raise UnknownNameError("table of an experiment", of, [*_TABLES, "trials"])
     return typed(_TABLES[of](rows)).drop(columns="experiment")
-
-
-@contextmanager
-def _logged(logs: Logs) -> Iterator[None]:
-    """Keep the logs of trials while they run, and warn at the end of what they lack."""
-    with logs.kept():
-        yield
-    if logs.trouble:
-        warnings.warn(f"TensorBoard logs lack something: {logs.trouble}", stacklevel=2)
 
 
 def _read(source: Source, overrides: Sequence[str]) -> Experiment:
@@ -222,12 +175,6 @@ def _as_toml(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_as_toml(each) for each in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _time_of(planned: Planned, run: Run, *, timed: bool) -> dict[str, Any]:
-    if not timed:
-        return {}
-    return {"trial_s": estimate_s(planned, run) if planned.classes is not None else None}
 
 
 def _trials(rows: Sequence[Row]) -> list[Row]:

@@ -1,50 +1,23 @@
 """Pictures of what networks do inside: `ctxbench visualize` as a function."""
 
-import hashlib
 import io
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
+from ctxbench.api._drawing import SUFFIXES, draw_all, file_name, flat, pages_of, save_page
 from ctxbench.api._networks import Networks, Size, size_of
-from ctxbench.api._rows import frame_of, raw_of, without_empty
+from ctxbench.api._rows import frame_of, without_empty
 from ctxbench.api._subjects import Loading, Picturable, data_of_runs, images_for, titled
-from ctxbench.errors import RecordsError, SpecError, UnknownNameError
-from ctxbench.records import append_rows, as_row, prepare
-from ctxbench.style import save, style
-from ctxbench.visualize import (
-    cues_figure,
-    erf_figure,
-    gradcam_figure,
-    kernels_figure,
-    offsets_figure,
-    priors_figure,
-)
-from ctxbench.visualize.subject import Array, Page, Subject
+from ctxbench.style import style
+from ctxbench.visualize.subject import Array
 
 Kind = Literal["gradcam", "offsets", "kernels", "priors", "erf", "cues"]
-# what draws each kind, and the options that it knows, by the names that `pages` has for them
-_KINDS: dict[str, tuple[Any, dict[str, str]]] = {
-    "gradcam": (
-        gradcam_figure.pages, {"layer": "layer", "methods": "methods", "target": "target"}
-    ),
-    "offsets": (
-        offsets_figure.pages, {"layer": "layers", "positions": "positions", "depth": "depth"}
-    ),
-    "kernels": (kernels_figure.pages, {"layer": "layers", "positions": "positions"}),
-    "priors": (priors_figure.pages, {"top": "top"}),
-    "erf": (erf_figure.pages, {"layer": "layer", "probes": "probes"}),
-    "cues": (cues_figure.pages, {}),
-}  # fmt: skip
 _SHOWN_DPI = 100
-_LONGEST, _MARK = 80, 6
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -64,16 +37,8 @@ class Picture:
         `path` is without a suffix, or with one of these. Raises: RecordsError if it cannot be.
         """
         stem = Path(path).expanduser()
-        stem = stem.with_suffix("") if stem.suffix in (".png", ".svg", ".npz") else stem
-        names = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg", ".npz")]
-        try:
-            stem.parent.mkdir(parents=True, exist_ok=True)
-            for name in names[:2]:
-                save(self.figure, name)
-            np.savez_compressed(names[2], allow_pickle=False, **self.arrays)
-        except OSError as error:
-            raise RecordsError(f"Cannot write {stem}: {error.strerror}.") from None
-        return names
+        stem = stem.with_suffix("") if stem.suffix in SUFFIXES else stem
+        return save_page(self.figure, self.arrays, stem)
 
     def __repr__(self) -> str:
         """Say how large it is and what it holds, without all its numbers."""
@@ -139,7 +104,7 @@ def draw_networks(  # noqa: PLR0913 - the options of `ctxbench visualize`
         "layer": layer, "methods": methods, "target": target, "positions": positions,
         "depth": depth, "top": top, "probes": probes,
     }  # fmt: skip
-    pages = _pages_of(kind, given, seed)
+    pages = pages_of(kind, given, seed)
     folder = Path(results).expanduser()
     known = titled(networks, folder)
     data = data or data_of_runs(known.values(), folder)
@@ -153,70 +118,14 @@ def draw_networks(  # noqa: PLR0913 - the options of `ctxbench visualize`
         device,
         seed,
     )
-    subjects = [loading.subject(title, network) for title, network in known.items()]
-    if out is not None:
-        prepare(raw_of(out))
-    pictures: list[Picture] = []
-    for page in pages(subjects, images_for(kind, images, data, index)):
-        if out is not None:
-            request = (images, index, loading, given)
-            stem = name or _file_name(kind, list(known), request)
-            stem += f"-{len(pictures) + 1}" if pictures else ""
-            pictures.append(_kept(kind, page, subjects, Path(out).expanduser(), stem, seed))
-        else:
-            pictures.append(_picture(page, subjects))
-    return pictures
-
-
-def _pages_of(kind: str, given: Mapping[str, Any], seed: int) -> Any:
-    """Return what draws a kind, with its options; any of another kind is a mistake."""
-    if kind not in _KINDS:
-        raise UnknownNameError("kind of picture", kind, _KINDS)
-    pages, known = _KINDS[kind]
-    options: dict[str, Any] = {"seed": seed} if kind == "erf" else {}
-    for key, value in given.items():
-        if value is None:
-            continue
-        if key not in known:
-            raise SpecError(f"{kind} has no option {key!r}. It has {', '.join(known) or 'none'}.")
-        listed = known[key] in ("layers", "methods") and isinstance(value, str)
-        options[known[key]] = [value] if listed else value
-    return partial(pages, **options)
-
-
-def _rows(page: Page, subjects: Sequence[Subject], picture: str | None) -> list[dict[str, Any]]:
-    titles = {subject.spec: subject.title for subject in subjects}
+    drawn = draw_all(
+        kind, pages, known.items(), images_for(kind, images, data, index), loading=loading,
+        out=_path(out), name=name or file_name(kind, list(known), (images, index, loading, given)),
+    )  # fmt: skip
     return [
-        {"network": titles[row.model], **as_row(replace(row, picture=picture))} for row in page.rows
+        Picture(each.page.figure, each.page.arrays, without_empty(frame_of(flat(each.rows))))
+        for each in drawn
     ]
-
-
-def _picture(page: Page, subjects: Sequence[Subject], picture: str | None = None) -> Picture:
-    flat = [
-        {key: value for key, value in row.items() if not isinstance(value, dict)}
-        | {k: v for value in row.values() if isinstance(value, dict) for k, v in value.items()}
-        for row in _rows(page, subjects, picture)
-    ]
-    return Picture(page.figure, page.arrays, without_empty(frame_of(flat)))
-
-
-def _kept(
-    kind: str, page: Page, subjects: Sequence[Subject], out: Path, stem: str, seed: int
-) -> Picture:
-    """Save a picture and its rows."""
-    if Path(stem).is_absolute() or ".." in Path(stem).parts:
-        raise SpecError(f"name={stem!r} leads out of {out / 'figures'}. Choose out.")
-    picture = _picture(page, subjects, stem)
-    picture.save(out / "figures" / f"{stem}.png")
-    append_rows(kind, _rows(page, subjects, stem), raw=raw_of(out), seed=seed)
-    return picture
-
-
-def _file_name(kind: str, titles: Sequence[str], request: object) -> str:
-    """Return a name that tells the networks, and is another one for any other request."""
-    mark = hashlib.sha256(repr(request).encode()).hexdigest()[:_MARK]
-    plain = re.sub(r"[^\w.=]+", "-", "-".join(titles))[:_LONGEST].strip("-.")
-    return f"{kind}/{plain}-{mark}"
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+from pathlib import Path
 from typing import Any
 
 from ctxbench.claims import (
@@ -30,8 +31,10 @@ from ctxbench.claims import (
 )
 from ctxbench.errors import UnknownNameError
 from ctxbench.measure.conventions import CONVENTIONS
+from ctxbench.measure.costs import Setting, count_spec
 from ctxbench.measure.flops import Count
 from ctxbench.measure.parity import compare
+from ctxbench.records import append_rows, as_row
 
 _CLOSE = 0.02
 
@@ -58,6 +61,18 @@ class ClaimRow:
     condition: str
     source: str
     against: str | None = None
+
+
+def judge_all(claims: Iterable[Claim], *, raw: Path | None = None) -> list[Row]:
+    """Judge claims by counting their networks; the rows are saved in `raw`, once all are judged."""
+    rows = [as_row(judge(claim, _count)) for claim in claims]
+    if raw is not None:
+        append_rows("claims", rows, raw=raw)
+    return rows
+
+
+def _count(spec: str, image_px: int | None) -> Count:
+    return count_spec(spec, Setting(image_size=(image_px, image_px) if image_px else None))[0]
 
 
 def judge(claim: Claim, count: CountSpec) -> ClaimRow:

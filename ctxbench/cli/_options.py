@@ -20,6 +20,9 @@ ImageSizeOption = Annotated[
     typer.Option("--image-size", help="Side in pixels, or HEIGHTxWIDTH; default: the network's."),
 ]
 BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Images in one batch.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="cpu, cuda or cuda:1; auto is the GPU if there is one.")
+]
 
 RESULTS = Path("results")
 

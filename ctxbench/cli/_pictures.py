@@ -1,10 +1,9 @@
 """What the commands of `ctxbench visualize` share: their options, and the way to the pictures."""
 
-import hashlib
 import inspect
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import typer
 from ctxbench.cli._complete import complete_subject
 from ctxbench.cli._options import (
     RESULTS,
+    DeviceOption,
     FormatOption,
     OutOption,
     QuietOption,
@@ -25,11 +25,8 @@ from ctxbench.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from ctxbench.visualize.subject import Image, Page, Subject
+    from ctxbench.visualize.subject import Image
 
-    Pages = Callable[[list[Subject], Iterable[Image]], Iterator[Page]]
-
-_LONGEST, _MARK = 80, 6  # characters of a file's name: words, and what tells requests apart
 # of a row: what stands in the file and in JSON only
 _HIDDEN = ("picture", "trained")
 # of each kind, what a terminal has room for; the file and the other forms have everything
@@ -44,8 +41,6 @@ _BRIEF = {
     "square99_px square99_low_px square99_high_px",
     "cues": "measure layer part images share_percent shuffled_percent plain_percent area_percent",
 }
-# how many images are drawn if nobody says which: more by kinds that say something on average
-_COUNT, _COUNTS = 4, {"erf": 64, "cues": 256}
 _MOST = 1_000_000  # numbers in a list
 
 
@@ -84,9 +79,7 @@ class Request:
     dtype: Annotated[
         Literal["fp32", "bf16"], typer.Option("--dtype", help="Of weights and images.")
     ] = "fp32"
-    device: Annotated[
-        str, typer.Option("--device", help="cpu, cuda or cuda:1; auto is the GPU if there is one.")
-    ] = "auto"
+    device: DeviceOption = "auto"
     seed: Annotated[int, typer.Option("--seed", help="Of random weights and of sampling.")] = 0
     name: Annotated[
         str | None, typer.Option("--name", help="Of the files, below figures/ of --out.")
@@ -96,18 +89,18 @@ class Request:
     quiet: QuietOption = False
 
 
-def command_of(app: typer.Typer, kind: Callable[..., "Pages"]) -> None:
+def command_of(app: typer.Typer, kind: Callable[..., Mapping[str, Any]]) -> None:
     """Add the command of a kind: its own options and the shared ones, from words to pictures.
 
-    `kind` takes the request and its own options, and returns what makes pages of networks and
-    images; its name is that of the command, of its rows and of its folder.
+    `kind` takes its own options, and returns them as `draw_networks` has them; its name is that of
+    the command, of its rows and of its folder.
     """
-    own = list(inspect.signature(kind).parameters.values())[1:]
+    own = list(inspect.signature(kind).parameters.values())
     words, *shared = inspect.signature(Request).parameters.values()
 
     def command(**given: Any) -> None:
         request = Request(**{part.name: given.pop(part.name) for part in (words, *shared)})
-        _draw(kind.__name__, request, given, kind(request, **given))
+        _draw(kind.__name__, request, given, kind(**given))
 
     parameters = [part.replace(kind=part.KEYWORD_ONLY) for part in (words, *own, *shared)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -115,49 +108,43 @@ def command_of(app: typer.Typer, kind: Callable[..., "Pages"]) -> None:
     app.command(kind.__name__, help=kind.__doc__)(command)
 
 
-def _draw(kind: str, request: Request, options: dict[str, Any], pages: "Pages") -> None:
-    """Load networks and images, draw page after page, and save each as it is made."""
-    from ctxbench.errors import SpecError
-    from ctxbench.records import append_rows, as_row, prepare
-    from ctxbench.visualize.load import subject_of
+def _draw(
+    kind: str, request: Request, given: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
+    """Draw page after page, and print what they say."""
+    from ctxbench.api._drawing import draw_all, file_name, pages_of
+    from ctxbench.api._subjects import Loading
 
     specs, paths = _split(request.words, request.out)
-    name = request.name or f"{kind}/{_file_name(request, options, paths)}"
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise SpecError(f"--name {name} leads out of {request.out / 'figures'}. Choose --out.")
-    raw = request.out / "raw"
-    prepare(raw)
-    loaded = [
-        subject_of(
-            spec,
-            checkpoint=request.checkpoint,
-            seed=request.seed,
-            out=request.out,
-            device=request.device,
-            dtype=request.dtype,
-            size=image_size(request.size),
-            class_names=request.class_names,
-        )
-        for spec in specs
-    ]
-    subjects = [replace(each, title=specs[each.spec] or each.title) for each in loaded]
-    titles = {subject.spec: subject.title for subject in subjects}
+    loading = Loading(
+        request.out,
+        request.data,
+        request.checkpoint,
+        request.class_names,
+        image_size(request.size),
+        request.dtype,
+        request.device,
+        request.seed,
+    )
+    # how and where the answer goes is no part of the question
+    told = replace(request, form="table", out=RESULTS, quiet=False), given
+    words = [word for word in request.words if word not in paths]
     tell = ticker(quiet=request.quiet)
-    images = _told(_images(kind, request, list(specs), paths), tell)
     rows: list[dict[str, Any]] = []
     try:
-        for number, page in enumerate(pages(subjects, images), start=1):
-            tell("saving")
-            picture = Path(f"{name}-{number}" if number > 1 else name)
-            _save(page, request.out / "figures" / picture)
-            made = [
-                {"network": titles[row.model], **as_row(replace(row, picture=str(picture)))}
-                for row in page.rows
-            ]
-            append_rows(kind, made, raw=raw, seed=request.seed)
-            rows += made
+        for each in draw_all(
+            kind,
+            pages_of(kind, options, request.seed),
+            [(title or spec, spec) for spec, title in specs.items()],
+            _images(kind, request, specs, paths),
+            loading=loading,
+            out=request.out,
+            name=request.name or file_name(kind, words, told),
+            notify=tell,
+        ):
+            rows += each.rows
             tell("")
-            note(f"{request.out / 'figures' / picture}.png, .svg, .npz", quiet=request.quiet)
+            note(f"{each.path}.png, .svg, .npz", quiet=request.quiet)
     finally:  # what was drawn before a mistake is worth seeing
         tell("")
         _print(kind, rows, request.form)
@@ -197,30 +184,20 @@ def _split(words: list[str], out: Path) -> tuple[dict[str, str | None], list[str
     return specs, paths
 
 
-def _images(kind: str, request: Request, specs: list[str], paths: list[str]) -> "Iterator[Image]":
+def _images(
+    kind: str, request: Request, specs: Iterable[str], paths: list[str]
+) -> "Iterator[Image]":
     """Return the images asked for; else those of the run's data; else two photographs."""
+    from ctxbench.api._subjects import data_of_runs, images_for
     from ctxbench.errors import SpecError
-    from ctxbench.visualize.load import (
-        data_of_run,
-        images_of,
-        images_of_data,
-        photographs,
-        some_images,
-    )
 
     if paths and (request.data or request.index):
         raise SpecError("Give either image files, or --data and --index.")
-    if paths:
-        return images_of(paths, on_broken=partial(note, quiet=False))
-    of_runs = {data_of_run(spec, request.out) for spec in specs} - {None}
-    data = request.data or (of_runs.pop() if of_runs else None)
-    if data and request.index:
-        return images_of_data(data, _numbers(request.index))
-    if data:
-        return some_images(data, _COUNTS.get(kind, _COUNT))
-    if request.index:
+    data = request.data or data_of_runs(specs, request.out)
+    if request.index and not data:
         raise SpecError(f"--index {request.index} is of images of --data, which is not given.")
-    return photographs()
+    numbers = _numbers(request.index) if request.index else None
+    return images_for(kind, paths or None, data, numbers, on_broken=partial(note, quiet=False))
 
 
 def _numbers(text: str) -> list[int]:
@@ -239,49 +216,15 @@ def _numbers(text: str) -> list[int]:
     return numbers
 
 
-def _told(images: "Iterable[Image]", tell: Callable[[str], None]) -> "Iterator[Image]":
-    for number, image in enumerate(images, start=1):
-        tell(f"image {number}: {image.name}")
-        yield image
-
-
-def _file_name(request: Request, options: dict[str, Any], paths: list[str]) -> str:
-    """Return a file's name that tells the networks, and another one for any other request."""
-    told = replace(request, form="table", out=RESULTS, quiet=False)
-    mark = hashlib.sha256(repr((told, options)).encode()).hexdigest()[:_MARK]
-    words = "-".join(word for word in request.words if word not in paths)
-    plain = re.sub(r"[^\w.=]+", "-", words)[:_LONGEST].strip("-.")
-    return f"{plain}-{mark}"
-
-
-def _save(page: "Page", stem: Path) -> None:
-    """Write a page as PNG, SVG and NPZ."""
-    import numpy as np
-
-    from ctxbench.errors import RecordsError
-    from ctxbench.style import save
-
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        for suffix in (".png", ".svg"):
-            save(page.figure, stem.with_name(stem.name + suffix))
-        np.savez_compressed(stem.with_name(f"{stem.name}.npz"), allow_pickle=False, **page.arrays)
-    except OSError as error:
-        raise RecordsError(f"Cannot write {stem}: {error.strerror}. Choose --out.") from None
-
-
 def _print(kind: str, rows: list[dict[str, Any]], form: Any) -> None:
+    from ctxbench.api._drawing import flat
     from ctxbench.render import render
 
-    flat = [
-        {key: value for key, value in row.items() if not isinstance(value, dict)}
-        | {k: v for value in row.values() if isinstance(value, dict) for k, v in value.items()}
-        for row in rows
-    ]
+    wide = flat(rows)
     if form == "table":
-        _print_brief(kind, flat)
+        _print_brief(kind, wide)
     elif rows:
-        typer.echo(render(rows if form == "json" else flat, _columns(flat, hidden=_HIDDEN), form))
+        typer.echo(render(rows if form == "json" else wide, _columns(wide, hidden=_HIDDEN), form))
 
 
 def _print_brief(kind: str, rows: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Trials under way: bars on a terminal, else a line for each that ends; and logs, if wanted."""
+"""Trials under way: bars on a terminal, else a line for each that ends."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from ctxbench.ablate.runner import Event
     from ctxbench.ablate.status import TrialState
-    from ctxbench.ablate.tensorboard import Logs
 
 _STOPPING = "Stopping: the trials under way finish their step and save. Ctrl-C again ends at once."
 _UNFINISHED = ("running", "waiting")  # a part of each may be done, or the rest be guessed wrong
@@ -44,18 +43,6 @@ def display(
 
     with _bars() as bars, shown(Watch(out, list(names)), _Screen(bars, names).update):
         yield tell
-
-
-@contextmanager
-def logged(logs: "Logs | None") -> Iterator[None]:
-    """Keep the logs of trials while they run, and say at the end if some could not be written."""
-    if logs is None:
-        yield
-        return
-    with logs.kept():
-        yield
-    if logs.trouble:
-        note(f"TensorBoard logs lack something: {logs.trouble}", quiet=False)
 
 
 def _line(event: "Event", names: Mapping[str, str]) -> str:

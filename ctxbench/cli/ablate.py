@@ -1,5 +1,6 @@
 """`ctxbench ablate`."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 
 from ctxbench.cli._options import (
     RESULTS,
+    DeviceOption,
     FormatOption,
     OutOption,
     QuietOption,
@@ -65,9 +67,7 @@ def ablate(
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Processes that read images, for each trial.")
     ] = 0,
-    device: Annotated[
-        str, typer.Option("--device", help="cpu, cuda or cuda:1; auto is the GPU if there is one.")
-    ] = "auto",
+    device: DeviceOption = "auto",
     engine: Annotated[
         str, typer.Option("--engine", help="local, or ray: trials on the machines of a cluster.")
     ] = "local",
@@ -102,43 +102,38 @@ def ablate(
 
     Example: ctxbench ablate experiments/coconv_levels.toml --jobs 2
     """
-    from ctxbench.ablate.device import check_device
+    from ctxbench.ablate.begin import begun
     from ctxbench.ablate.distributed import world
-    from ctxbench.ablate.examples import examples
     from ctxbench.ablate.experiment_file import read
-    from ctxbench.ablate.plan import plan, row_of
-    from ctxbench.ablate.rows import EXAMPLES, EXPERIMENTS, append_if_new
+    from ctxbench.ablate.plan import plan
     from ctxbench.ablate.runner import make_engine, run_all
-    from ctxbench.ablate.tensorboard import Logs, check_package
+    from ctxbench.ablate.status import status_rows
+    from ctxbench.ablate.tensorboard import check_package
     from ctxbench.ablate.trial import Run
-    from ctxbench.cli._trials import display, logged
+    from ctxbench.cli._trials import display
+    from ctxbench.render import render
 
     if tensorboard:
         check_package()
     run = Run(device, threads, workers, download, strict)
     chosen = make_engine(engine, jobs=jobs, address=address, device=device)
-    if engine == "local":  # a cluster has devices of its own
-        check_device(device)
     experiment = read(file, overrides or ())
     planned = plan(experiment, download=download, absent=dry_run)
-    row = row_of(experiment, planned)
     first = world()[0] == 0  # of the processes that torchrun started
+    if first and dry_run:
+        _print_plan(planned, run, form, quiet)
+    if first and status:
+        typer.echo(render(status_rows(planned, out), _STATUS, form))
     if dry_run or status:
-        if first and dry_run:
-            _print_plan(planned, run, form, quiet)
-        if first and status:
-            _print_status(planned, out, form)
         return
-    trials = [trial for each in planned for trial in each.trials]
-    logs = Logs(experiment, planned, out=out, download=download) if tensorboard and first else None
-    if first:
-        append_if_new(EXPERIMENTS, row, "experiment", raw=out / "raw")
-        for data in dict.fromkeys(trial.data for trial in trials):
-            append_if_new(EXAMPLES, examples(data, download=download), "data", raw=out / "raw")
+    beginning = begun(
+        experiment, planned, out=out, download=download, tensorboard=tensorboard,
+        on_trouble=partial(note, quiet=False),
+    )  # fmt: skip
     names = {t.id: f"{p.told()['variant']}, seed {t.seed}" for p in planned for t in p.trials}
-    with logged(logs), display(names, out, quiet=quiet or not first) as on_event:
+    with beginning, display(names, out, quiet=quiet or not first) as on_event:
         outcome = run_all(
-            trials, out=out, run=run, engine=chosen,
+            [trial for each in planned for trial in each.trials], out=out, run=run, engine=chosen,
             retry=retry, weights=weights, on_event=on_event,
         )  # fmt: skip
     if first:
@@ -147,13 +142,10 @@ def ablate(
 
 
 def _print_plan(planned: "list[Planned]", run: "Run", form: Any, quiet: bool) -> None:
-    from ctxbench.ablate.plan import estimate_s
+    from ctxbench.ablate.plan import plan_rows
     from ctxbench.render import render
 
-    rows = []
-    for each in progress(planned, "trying three steps", quiet=quiet):
-        known = each.classes is not None
-        rows.append({**each.told(), "trial_s": estimate_s(each, run) if known else None})
+    rows = plan_rows(progress(planned, "trying three steps", quiet=quiet), run)
     typer.echo(render(rows, _PLAN, form))
     trials = sum(row["seeds"] for row in rows)
     told = f"{trials} trials"
@@ -175,46 +167,12 @@ def _spoken(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def _print_status(planned: "list[Planned]", out: Path, form: Any) -> None:
-    from ctxbench.ablate.status import Ledger, Watch
-    from ctxbench.render import render
-
-    ledger = Ledger(out)
-    states = Watch(out, [trial.id for each in planned for trial in each.trials]).look()
-    rows = []
-    for each in planned:
-        for trial in each.trials:
-            found = states[trial.id]
-            at, row = found.progress, ledger.row(trial.id) or {}
-            rows.append(
-                {
-                    "variant": each.told()["variant"],
-                    "seed": trial.seed,
-                    "trial": trial.id,
-                    "state": found.state,
-                    "epoch": at and at.epoch,
-                    "step": at and at.step,
-                    "steps": at and at.steps,
-                    "top1_error": row.get("top1_error", at and at.top1_error),
-                    "where": found.where if found.state == "running" else None,
-                    "reason": found.reason,
-                }
-            )
-    typer.echo(render(rows, _STATUS, form))
-
-
 def _print_results(experiment: "Experiment", out: Path, form: Any, quiet: bool) -> None:
-    from ctxbench.ablate.rows import EXPERIMENTS, TRIALS
-    from ctxbench.records import read_rows
+    from ctxbench.ablate.rows import cautions, rows_of_experiment
     from ctxbench.report.ablations import ablation_errors, ablation_findings, ablations
     from ctxbench.report.tables import text
 
-    kept = [
-        row
-        for row in read_rows(EXPERIMENTS, raw=out / "raw").rows
-        if row.get("experiment") == experiment.name
-    ]
-    rows = [*kept[-1:], *read_rows(TRIALS, raw=out / "raw").rows]
+    rows = rows_of_experiment(experiment.name, raw=out / "raw")
     whole = form in ("json", "csv")
     table = ablations(rows) if whole else ablation_errors(rows)
     columns = list(table) if whole else [k for k in _COLUMNS if k == "n" or any(table[k])]
@@ -228,22 +186,8 @@ def _print_results(experiment: "Experiment", out: Path, form: Any, quiet: bool) 
             typer.echo(said)
         else:
             note(said, quiet=quiet)
-    _warn(rows)
-
-
-def _warn(rows: "list[dict[str, Any]]") -> None:
-    """Say what a reader of the table should know of its trials."""
-    from ctxbench.records import counting
-
-    named = {trial for row in rows[:1] for each in row["variants"] for trial in each["trials"]}
-    made = counting(row for row in rows if row.get("trial") in named)
-    made = {trial: row for trial, row in made.items() if row["status"] == "ok"}
-    slow = sum(row["loader_images_s"] < row["images_s"] for row in made.values())
-    if slow:
-        note(f"Reading images has limited {slow} trials. Choose --workers.", quiet=False)
-    places = {f"{row['device']} x {row['world']}" for row in made.values()}
-    if len(places) > 1:
-        note(f"The trials are not of one kind of place: {'; '.join(sorted(places))}.", quiet=False)
+    for caution in cautions(rows):
+        note(caution, quiet=False)
 
 
 def _finish(outcome: "Outcome", names: dict[str, str], file: Path) -> None:

@@ -41,23 +41,11 @@ def claims(
     Example: ctxbench claims --paper coconv --verdict differs
     """
     from ctxbench.claims import REFUTED, load_claims
-    from ctxbench.claims.verdict import check_verdict, judge, tally
-    from ctxbench.measure.costs import Setting, count_spec
-    from ctxbench.records import append_rows, as_row
+    from ctxbench.claims.verdict import check_verdict, judge_all, tally
     from ctxbench.render import render
 
     check_verdict(verdict)
-    published = load_claims(paper)
-    rows = [
-        as_row(
-            judge(
-                claim,
-                lambda spec, px: count_spec(spec, Setting(image_size=(px, px) if px else None))[0],
-            )
-        )
-        for claim in progress(published, "counting", quiet=quiet)
-    ]
-    append_rows("claims", rows, raw=out / "raw")
+    rows = judge_all(progress(load_claims(paper), "counting", quiet=quiet), raw=out / "raw")
     shown = [row for row in rows if verdict in (None, row["verdict"])]
     typer.echo(render(shown, {"paper": "paper", **_COLUMNS}, form))
     note(tally(rows), quiet=quiet)

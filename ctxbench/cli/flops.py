@@ -75,46 +75,36 @@ def flops(
 
     Example: ctxbench flops coresnet50 --against resnet50 --per-layer
     """
+    from ctxbench.api._counting import count_all, lines_of
     from ctxbench.errors import SpecError
     from ctxbench.measure.conventions import convention as look_up
-    from ctxbench.measure.costs import (
-        Setting,
-        measure_costs,
-        measure_layers,
-        parity_of,
-        warnings_of,
-    )
+    from ctxbench.measure.costs import LayerRow, Setting, parity_of, warnings_of
     from ctxbench.models import replaced_in
     from ctxbench.models.listing import expand
-    from ctxbench.records import append_rows, as_row
+    from ctxbench.records import as_row
     from ctxbench.render import render
 
     look_up(convention)
     if per_layer and convention not in ("macs", "flops"):
         raise SpecError("--convention counts whole networks. Leave it or --per-layer out.")
-    setting = Setting(batch, image_size(size), allow_uncounted, cross_check)
-    costs: list[dict[str, Any]] = []
-    layers: list[dict[str, Any]] = []
-    notes: list[str] = []
     named = expand(specs)
-    for spec in named:
-        done = replaced_in(spec)
-        notes += [f"{spec}: {done}"] if done else []
-    for spec in progress(named, "counting", quiet=quiet):
-        cost = measure_costs(spec, against=against, setting=setting)
-        found = measure_layers(spec, against=against, setting=setting) if per_layer else []
+    notes = [f"{spec}: {done}" for spec in named if (done := replaced_in(spec))]
+    costs: list[dict[str, Any]] = []
+    layers: list[LayerRow] = []
+    for cost, found in count_all(
+        ((spec, spec) for spec in progress(named, "counting", quiet=quiet)),
+        against=(against, against) if against else None,
+        setting=Setting(batch, image_size(size), allow_uncounted, cross_check),
+        per_layer=per_layer,
+        raw=out / "raw",
+    ):
         for text in warnings_of(cost):
             note(text, quiet=False)  # a wrong number must not go unnoticed
         notes += [parity_of(cost, found)] if found and against else []
         costs.append(as_row(cost))
-        layers += map(as_row, found)
-        append_rows("costs", costs[-1:], raw=out / "raw")
-        append_rows("layers", map(as_row, found), raw=out / "raw")
+        layers += found
     if per_layer:
-        layers = [
-            {**row, "flops": None if row["macs"] is None else 2 * row["macs"]} for row in layers
-        ]
-        typer.echo(render(layers, _layer_columns(against), form))
+        typer.echo(render(lines_of(layers), _layer_columns(against), form))
     else:
         typer.echo(render([_flat(row) for row in costs], _columns(costs, convention), form))
     for text in notes:

@@ -8,6 +8,7 @@ import typer
 from ctxbench.cli._complete import complete_spec
 from ctxbench.cli._options import (
     RESULTS,
+    DeviceOption,
     FormatOption,
     OutOption,
     QuietOption,
@@ -92,9 +93,7 @@ def latency(
     cold: Annotated[
         bool, typer.Option("--cold-cache", help="Overwrite the caches before each run.")
     ] = False,
-    device: Annotated[
-        str, typer.Option("--device", help="cpu, cuda or cuda:1; auto is the GPU if there is one.")
-    ] = "auto",
+    device: DeviceOption = "auto",
     threads: Annotated[
         int | None,
         typer.Option(
@@ -132,21 +131,18 @@ def latency(
 
     Example: ctxbench latency coresnet50 --against resnet50
     """
-    from ctxbench.latency.compare import measure_all
+    from ctxbench.api._networks import beside, named
+    from ctxbench.api._times import lines_of, time_all
     from ctxbench.latency.condition import Plan, sweep
     from ctxbench.models import resolve
-    from ctxbench.models.listing import expand
-    from ctxbench.records import append_rows, as_row, prepare
     from ctxbench.render import render
-    from ctxbench.report.timings import compared
 
-    named = expand(specs)
-    sides = {spec: resolve(spec).image_px for spec in [*named, *([against] if against else [])]}
+    found = named(specs)
+    sides = {spec: resolve(spec).image_px for spec in [*found, *([against] if against else [])]}
     side = next(iter(sides.values()))
     if len(set(sides.values())) > 1 and not size:
-        note(f"All run at {side} px, the size of {named[0]}. Choose --image-size.", quiet=quiet)
-    raw = out / "raw"
-    prepare(raw)
+        first = next(iter(found))
+        note(f"All run at {side} px, the size of {first}. Choose --image-size.", quiet=quiet)
     conditions = sweep(
         batches=[] if batch == "max" else listed(batch),
         image_sizes=[image_size(each) or (side, side) for each in listed(size or "")],
@@ -160,44 +156,30 @@ def latency(
         seed=seed,
     )
     tell = ticker(quiet=quiet)
-    measured = measure_all(
-        named,
-        conditions,
-        against=against,
-        plan=Plan(launches, budget, precision / 100, warmup),
-        per_layer=per_layer,
-        largest=batch == "max",
-        notify=tell,
-    )
     rows: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
     try:
-        for each in measured:
-            found: dict[str, list[dict[str, Any]]] = {
-                "latency": [as_row(row) for row in each.rows],
-                "latency_layers": [as_row(row) for row in each.layers],
-                "ceilings": [dict(each.ceilings)] if each.ceilings else [],
-            }
-            for kind, made in found.items():
-                append_rows(kind, made, raw=raw, seed=seed)
-            rows += found["latency"]
-            layers += found["latency_layers"]
+        for made in time_all(
+            found,
+            conditions,
+            against=beside(against, found),
+            plan=Plan(launches, budget, precision / 100, warmup),
+            per_layer=per_layer,
+            largest=batch == "max",
+            raw=out / "raw",
+            notify=tell,
+        ):
+            rows += made["latency"]
+            layers += made["latency_layers"]
     finally:  # what was measured before a mistake is worth seeing
         tell("")
-        beside = {(row["group"], row["model"]): row for row in compared(rows)}
-        shown = [_flat(beside.get((row["group"], row["model"]), row)) for row in rows]
+        shown = lines_of(rows)
         if layers:
             typer.echo(render(layers, _layer_columns(layers, against), form))
         elif shown:
             typer.echo(render(shown, _columns(shown), form))
         for text in _notes(shown):
             note(text, quiet=quiet)
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the samples, which are in the saved rows, and make a column of each phase."""
-    kept = {key: value for key, value in row.items() if key != "samples_ms"}
-    return {**kept, **{f"{phase}_ms": ms for phase, ms in row["phases_ms"].items()}}
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:

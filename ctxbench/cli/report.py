@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 def report(
     context: typer.Context,
     out: Annotated[
-        Path, typer.Option("--out", help="Folder with raw/; tables/ and figures/ go beside it.")
+        Path,
+        typer.Option(
+            "--out", help="Folder with raw/; report.html, tables/ and figures/ go beside it."
+        ),
     ] = RESULTS,
     rows: Annotated[
         list[Path] | None,
@@ -39,7 +42,7 @@ def report(
     form: FormatOption = "table",
     quiet: QuietOption = False,
 ) -> None:
-    """Write tables and figures from the rows that other commands saved, running no network.
+    """Write a page, tables and figures from the rows that other commands saved; runs no network.
 
     Example: ctxbench report --rows laptop/results --rows gpu/results --out merged
     """

@@ -1,15 +1,12 @@
 """`ctxbench visualize KIND`: one command a kind of picture."""
 
-from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import Annotated
 
 import typer
 
 from ctxbench.cli._options import listed
-from ctxbench.cli._pictures import Request, command_of
-
-if TYPE_CHECKING:
-    from ctxbench.cli._pictures import Pages
+from ctxbench.cli._pictures import command_of
 
 app = typer.Typer(
     help="Draw what networks do inside, with your images and theirs.\n\n"
@@ -22,6 +19,7 @@ LayerOption = Annotated[str, typer.Option("--layer", help="One layer, as layer4.
 LayersOption = Annotated[
     str, typer.Option("--layer", help="One layer or a list, as layer4.0.conv2.")
 ]
+Options = Mapping[str, object]  # None where an option is not given
 AtOption = Annotated[
     str,
     typer.Option("--at", metavar="Y,X", help="Positions in image pixels: 112,80 or 112,80;9,9."),
@@ -29,7 +27,6 @@ AtOption = Annotated[
 
 
 def gradcam(
-    request: Request,
     method: Annotated[
         str, typer.Option("--method", help="gradcam, hirescam, scorecam, ... or a list of them.")
     ] = "gradcam",
@@ -37,85 +34,65 @@ def gradcam(
         str | None, typer.Option("--class", help="Index or name; default: the predicted class.")
     ] = None,
     layer: LayerOption = "",
-) -> "Pages":
+) -> Options:
     """Draw what speaks for a class (Grad-CAM), and how faithful it is.
 
     Example: ctxbench visualize gradcam resnet50 --method gradcam,hirescam
     """
-    from ctxbench.visualize.gradcam_figure import pages
-
-    del request
-    return partial(pages, methods=listed(method), target=target, layer=layer or None)
+    return {"methods": listed(method), "target": target, "layer": layer or None}
 
 
 def offsets(
-    request: Request,
     layer: LayersOption = "",
     at: AtOption = "",
     depth: Annotated[
         int, typer.Option("--depth", min=1, max=4, help="Layers composed back to the image.")
     ] = 3,
-) -> "Pages":
+) -> Options:
     """Draw where contextual and deformable layers sample.
 
     Example: ctxbench visualize offsets ctx_resnet50 --at 112,80
     """
-    from ctxbench.visualize.offsets_figure import pages
-
-    del request
-    return partial(pages, layers=_layers(layer), positions=_places(at), depth=depth)
+    return {"layer": _layers(layer), "positions": _places(at), "depth": depth}
 
 
-def kernels(request: Request, layer: LayersOption = "", at: AtOption = "") -> "Pages":
+def kernels(layer: LayersOption = "", at: AtOption = "") -> Options:
     """Draw dynamic kernels, gates, footprints, folded kernels.
 
     Example: ctxbench visualize kernels overlock_xt --at 112,112
     """
-    from ctxbench.visualize.kernels_figure import pages
-
-    del request
-    return partial(pages, layers=_layers(layer), positions=_places(at))
+    return {"layer": _layers(layer), "positions": _places(at)}
 
 
 def priors(
-    request: Request,
     top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show.")] = 5,
-) -> "Pages":
+) -> Options:
     """Draw the likeliest classes by stage, and what a prior does.
 
     Example: ctxbench visualize priors ctx_resnet50 --top 3
     """
-    from ctxbench.visualize.priors_figure import pages
-
-    del request
-    return partial(pages, top=top)
+    return {"top": top}
 
 
 def erf(
-    request: Request,
     layer: LayerOption = "",
     probes: Annotated[
         int, typer.Option("--probes", min=1, help="Random directions for each image.")
     ] = 2,
-) -> "Pages":
+) -> Options:
     """Draw effective receptive fields beside the theoretical.
 
     Example: ctxbench visualize erf resnet50 coresnet50 --layer layer4
     """
-    from ctxbench.visualize.erf_figure import pages
-
-    return partial(pages, layer=layer or None, seed=request.seed, probes=probes)
+    return {"layer": layer or None, "probes": probes}
 
 
-def cues(request: Request) -> "Pages":
+def cues() -> Options:
     """Draw whether networks look at what decides the class.
 
     Example: ctxbench visualize cues run:context_gallery
     """
-    from ctxbench.visualize.cues_figure import pages
-
-    del request
-    return pages
+    return {}
 
 
 def _layers(text: str) -> list[str] | None:

@@ -27,6 +27,7 @@ PURPOSES = {
     "joblib": "several trials at a time",
     "scikit-learn": "the handwritten digits",
     "scipy": "intervals",
+    "jinja2": "the page of the report",
     "rich": "progress of trials",
     "timm": "timm/NAME as a network",
     "ray": "trials on a cluster",

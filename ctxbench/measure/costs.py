@@ -88,14 +88,11 @@ def count_spec(spec: str, setting: Setting = Setting()) -> tuple[Count, tuple[in
 
 def measure_costs(spec: str, *, against: str | None = None, setting: Setting) -> CostRow:
     """Count a network and, on the same input size, the one it is compared with."""
-    counted, shape, other = _count_both(spec, against, setting)
+    side = resolve(spec).image_px
+    setting = replace(setting, image_size=setting.image_size or (side, side))
+    counted, shape = count_spec(spec, setting)
+    other = count_spec(against, setting)[0] if against else None
     return cost_row(spec, counted, shape, against=against, other=other)
-
-
-def measure_layers(spec: str, *, against: str | None = None, setting: Setting) -> list[LayerRow]:
-    """Count a network layer by layer, beside the one it is compared with."""
-    counted, shape, other = _count_both(spec, against, setting)
-    return layer_rows(spec, counted, shape, against=against, other=other)
 
 
 def cost_row(
@@ -160,13 +157,3 @@ def parity_of(cost: CostRow, layers: Sequence[LayerRow]) -> str:
     if not unequal:
         return f"{cost.model} costs what {cost.against} does, in each of {len(layers)} layers."
     return f"{cost.model} differs from {cost.against} in {unequal} of {len(layers)} layers."
-
-
-def _count_both(
-    spec: str, against: str | None, setting: Setting
-) -> tuple[Count, tuple[int, ...], Count | None]:
-    """Count two networks at the size of the first, said in full so that each is counted once."""
-    side = resolve(spec).image_px
-    setting = replace(setting, image_size=setting.image_size or (side, side))
-    counted, shape = count_spec(spec, setting)
-    return counted, shape, count_spec(against, setting)[0] if against else None

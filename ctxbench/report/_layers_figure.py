@@ -17,7 +17,7 @@ from ctxbench.report._stages import (
     per_layer,
     with_stages,
 )
-from ctxbench.report.timings import place
+from ctxbench.report.machines import placed
 from ctxbench.style import GREY, WIDTH_IN, style, wrap
 
 _COLUMNS = ["layer", "kind", "macs", "ms", "against_kind", "against_macs", "against_ms"]
@@ -30,11 +30,10 @@ _REST = "(rest)"
 
 def select(rows: Iterable[Row]) -> DataFrame:
     """Keep the layers of the pair, or of the last pair there is, as they were timed last."""
-    found = [row for row in rows if row.get("against")]
+    found = placed(row for row in rows if row.get("against"))
     found = [row for row in found if _pair(row) == PAIR] or found
     last = [row for row in found if _run(row) == _run(found[-1])]
-    run = [{**row, "place": place(row)} for row in latest(last, "layer")]
-    layers = DataFrame(run, columns=_COLUMNS)
+    layers = DataFrame(latest(last, "layer"), columns=_COLUMNS)
     # a layer that one of the two lacks takes it no time
     layers[_NUMBERS] = layers[_NUMBERS].apply(to_numeric).fillna(0)
     return with_stages(layers).assign(difference=layers["ms"] - layers["against_ms"])
@@ -108,4 +107,4 @@ def _pair(row: Row) -> tuple[str, str]:
 
 
 def _run(row: Row) -> tuple[object, ...]:
-    return (*_pair(row), row["group"], place(row), row["batch"], row["image_size"], row["dtype"])
+    return (*_pair(row), row["group"], row["place"], row["batch"], row["image_size"], row["dtype"])

@@ -19,6 +19,7 @@ from ctxbench.report._stages import (
 )
 from ctxbench.style import WIDTH_IN, style
 
+_NAMED = 120  # layers that have room for a name
 _COLUMNS = ("layer", "kind", "params", "macs", "against_kind", "against_params", "against_macs")
 
 
@@ -46,7 +47,8 @@ def draw(layers: DataFrame) -> Figure:
         top.set_ylabel("MACs of the layer (millions)")
         mark_stages(top, shown)
         _draw_difference(bottom, shown)
-        bottom.set_xticks(shown.index, [within(layer) for layer in shown["layer"]], rotation=90)
+        named = shown[:: -(-len(shown) // _NAMED)] if len(shown) else shown
+        bottom.set_xticks(named.index, [within(layer) for layer in named["layer"]], rotation=90)
         bottom.set_xlim(-1, len(shown))
         figure.suptitle(_title(layers), fontsize=8.5, weight="bold")
         figure.legend(

@@ -12,7 +12,8 @@ from pandas import DataFrame, to_numeric
 
 from ctxbench.records import Row
 from ctxbench.report._places import beside
-from ctxbench.report.timings import is_operator, label, place, timed
+from ctxbench.report.machines import placed
+from ctxbench.report.timings import is_operator, label, timed
 from ctxbench.style import BLACK, GREY, WIDTH_IN, log_ticks, mark_key, style, wrap
 
 _ROOF = ("roof_gflops_s", "roof_gb_s")
@@ -28,10 +29,10 @@ _LEAST_IN, _OVERHEAD_IN = 2.4, 0.75
 
 def select(rows: Iterable[Row]) -> DataFrame:
     """Keep one point for each network and operator, by device and dtype: its largest batch."""
-    rows = list(rows)
+    rows = placed(rows)
     # the machine as it was measured last, whichever network was beside it
     roofs = {
-        (place(row), row["dtype"]): {key: row[key] for key in _ROOF}
+        (row["place"], row["dtype"]): {key: row[key] for key in _ROOF}
         for row in rows
         if all(row.get(key) for key in _ROOF)
     }

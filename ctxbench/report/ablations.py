@@ -1,7 +1,8 @@
 """Ablations: the error of each variant over its seeds, and what became of what was expected."""
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pandas import DataFrame, Series
@@ -9,6 +10,7 @@ from pandas import DataFrame, Series
 from ctxbench.records import Row
 from ctxbench.report._ablation_statistics import LEVEL, Estimate, estimate, estimate_error, holm
 from ctxbench.report._frames import frame
+from ctxbench.report.machines import PLACE
 from ctxbench.report.studies import FAILED, MISSING, OK, Study, studies
 
 _LEAST_SEEDS = 3  # of fewer, the spread itself is chance
@@ -25,6 +27,7 @@ _EXPECTATIONS = (
     "experiment", "words", "n", "difference_points", "difference_low", "difference_high",
     "at_least", "p", "verdict", "against", "seeds",
 )  # fmt: skip
+_SPEEDS = ("images_s", "seconds")
 _FINDINGS = ("experiment", "words", "verdict", "difference_interval", "n")
 _ERRORS = (
     "experiment", "variant", "n", "failed", "error_interval", "difference_interval", "p",
@@ -141,6 +144,8 @@ def _expectations(rows: Iterable[Row]) -> list[Row]:
 
 def _variants(study: Study) -> list[Row]:
     top1, top5 = study.values(), study.values("top5_error")
+    trials = study.lines()
+    places = {key: study.timed_in(key) for key in _SPEEDS}
     baselines = [study.baseline(number) for number in range(len(study.names))]
     differences = [
         estimate(top1[number] - top1[baseline])
@@ -156,7 +161,7 @@ def _variants(study: Study) -> list[Row]:
             "experiment": study.name,
             **study.origins([n for n in (number, baselines[number]) if n is not None]),
             "variant": name,
-            **_counts(study, number),
+            **_counts(trials[number], places),
             **_columns(estimate_error(top1[number]), "top1_error", "top1"),
             **_columns(estimate_error(top5[number]), "top5_error", "top5"),
             "baseline": None if (of := baselines[number]) is None else study.names[of],
@@ -170,16 +175,21 @@ def _variants(study: Study) -> list[Row]:
     ]
 
 
-def _counts(study: Study, number: int) -> Row:
-    trials = study.trials[study.trials["variant"] == number]
-    status = Counter(trials["status"])
+def _counts(trials: Sequence[Row], places: Mapping[str, str | None]) -> Row:
+    status = Counter(trial["status"] for trial in trials)
+    done = [trial for trial in trials if trial["status"] == OK]
     measured = {
-        key: _rounded(estimate(trials[key].dropna()).mean) for key in ("images_s", "seconds")
+        key: _rounded(estimate(_known(trial[key] for trial in done if trial[PLACE] == where)).mean)
+        for key, where in places.items()
     }
-    reasons = Counter(str(why) for why in trials.loc[trials["status"] == FAILED, "reason"])
+    reasons = Counter(str(trial["reason"]) for trial in trials if trial["status"] == FAILED)
     said = [why if count == 1 else f"{count} x {why}" for why, count in reasons.items()]
     counts = {"n": status[OK], "failed": status[FAILED], "missing": status[MISSING]}
     return {**counts, **measured, "reasons": "; ".join(said) or None}
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None and not math.isnan(value)]
 
 
 def _costs(variant: Row) -> Row:

@@ -13,6 +13,7 @@ from ctxbench.render import Format
 from ctxbench.report import readme as marked
 from ctxbench.report import sources
 from ctxbench.report.figures import FIGURES, Picture, save
+from ctxbench.report.page import Report, write_page
 from ctxbench.report.tables import TABLES, Table, text
 
 # kind of row -> the command that makes those that the report shows
@@ -70,6 +71,9 @@ def build_report(
     try:
         notes = found.notes + _remove_stale(raw[0], out, {"tables": tables, "figures": drawn})
         written = _write_tables(tables, out / "tables") + _write_figures(drawn, out / "figures")
+        commands = {kind: _command(kind, raw[0]) for kind in COMMANDS}
+        made = Report(found, tables, drawn, notes, commands=commands, filed=_FILED)
+        written.append(write_page(made, out))
         for document in places:
             document.fill(filled)
             notes += document.lacking(filled)
@@ -95,7 +99,8 @@ def _of(rows: Mapping[str, list[Row]], made: Table | Picture) -> list[Row]:
 
 
 def _command(kind: str, raw: Path) -> str:
-    elsewhere = raw != RAW and COMMANDS[kind].startswith("ctxbench")
+    # rows that were copied from elsewhere are not where a command would put them
+    elsewhere = raw != RAW and raw.name == RAW.name and COMMANDS[kind].startswith("ctxbench")
     return COMMANDS[kind] + (f" --out {shlex.quote(str(raw.parent))}" if elsewhere else "")
 
 
@@ -116,23 +121,28 @@ def _remove_stale(raw: Path, out: Path, made: Mapping[str, Mapping[str, DataFram
     return notes
 
 
+def write_table(name: str, table: DataFrame, folder: Path) -> list[Path]:
+    """Write a table as CSV, Markdown and LaTeX, and return the files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{name}.{suffix}" for suffix in _FORMATS]
+        for path, form in zip(paths, _FORMATS.values(), strict=True):
+            path.write_text(f"{text(table, form)}\n", encoding="utf-8")
+    except OSError as error:
+        raise RecordsError(f"Cannot write {error.filename}: {error.strerror}.") from None
+    return paths
+
+
 def _write_tables(tables: Mapping[str, DataFrame], folder: Path) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name in (name for name in _FILED if name in tables):
-        for suffix, form in _FORMATS.items():
-            path = folder / f"{name}.{suffix}"
-            path.write_text(f"{text(tables[name], form)}\n", encoding="utf-8")
-            written.append(path)
-    return written
+    return [path for name in _FILED if name in tables
+            for path in write_table(name, tables[name], folder)]  # fmt: skip
 
 
 def _write_figures(drawn: Mapping[str, DataFrame], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, frame in drawn.items():
-        figure = FIGURES[name].draw(frame)
-        for suffix in _IMAGES:
-            written.append(folder / f"{name}.{suffix}")
-            save(figure, written[-1])
+        paths = [folder / f"{name}.{suffix}" for suffix in _IMAGES]
+        save(FIGURES[name].draw(frame), *paths)
+        written += paths
     return written

@@ -8,6 +8,7 @@ from pandas import DataFrame
 from ctxbench.claims import CLOSE, DIFFERS, REFUTED, VERDICTS
 from ctxbench.records import Row, latest
 from ctxbench.report._frames import frame, made_of
+from ctxbench.report.machines import PLACE, last_of_each, with_place
 from ctxbench.report.networks import CLAIM
 from ctxbench.report.timings import with_interval
 
@@ -68,10 +69,10 @@ def operator_costs(rows: Iterable[Row]) -> DataFrame:
     Where there are several obvious ones, the first is meant, which all ratios are to.
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in latest(rows, *_OPERATOR_CASE, "formulation", "form"):
-        groups.setdefault(tuple(row[key] for key in _OPERATOR_CASE), []).append(row)
-    lines = [_operator(group) for group in groups.values()]
-    return frame([line for line in lines if line], _OPERATOR_COSTS)
+    for row in last_of_each(rows, *_OPERATOR_CASE, "formulation", "form"):
+        groups.setdefault(tuple(row[key] for key in (PLACE, *_OPERATOR_CASE)), []).append(row)
+    lines = [line for group in groups.values() if (line := _operator(group))]
+    return frame(lines, with_place(lines, _OPERATOR_COSTS))
 
 
 def counters(rows: Iterable[Row]) -> DataFrame:
@@ -114,7 +115,8 @@ def _operator(group: list[Row]) -> Row | None:
 
 
 def _ratio(row: Row, other: Row | None, key: str) -> str | None:
-    return with_interval(row[key] / other[key], None, None) if other and other[key] else None
+    known = other and other[key] and row[key]
+    return with_interval(row[key] / other[key], None, None) if other and known else None
 
 
 def _listed(words: Iterable[str]) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 
 from pandas import DataFrame
 
-from ctxbench.records import Row, latest
+from ctxbench.records import Row
 from ctxbench.report._ablation_statistics import estimate
 from ctxbench.report._frames import frame, made_of
+from ctxbench.report.machines import PLACE, last_of_each, with_place
 from ctxbench.report.timings import with_interval
 
 _CUES = (
@@ -45,9 +46,10 @@ def cue_shares(rows: Iterable[Row]) -> DataFrame:
     `beyond` is what the share is above that of another image's attention, in points: the mean over
     trials and, of three or more, Student's 95 % interval.
     """
-    found = latest(rows, "model", "measure", "layer", "part")
+    same = ("network", "measure", "layer", "part")
+    found = last_of_each(rows, "model", "measure", "layer", "part")
     lines = []
-    for key, runs in _groups(found, "network", "measure", "layer", "part").items():
+    for key, runs in _groups(found, *same).items():
         there = [
             row
             for row in runs
@@ -57,7 +59,7 @@ def cue_shares(rows: Iterable[Row]) -> DataFrame:
         sure = beyond.n >= 3 and beyond.low is not None
         lines.append(
             {
-                **dict(zip(("network", "measure", "layer", "part"), key, strict=True)),
+                **dict(zip((PLACE, *same), key, strict=True)),
                 **made_of(runs),
                 "runs": len(runs),
                 "images": runs[0]["images"],
@@ -73,13 +75,14 @@ def cue_shares(rows: Iterable[Row]) -> DataFrame:
                 "beyond": _signed(beyond.mean, *((beyond.low, beyond.high) if sure else ())),
             }
         )
-    return frame(lines, _CUES)
+    return frame(lines, with_place(lines, _CUES))
 
 
 def cue_findings(rows: Iterable[Row]) -> DataFrame:
     """Make the rows of `cue_shares` that are about the cue, for a README."""
     found = [row for row in rows if row["part"] == "cue"]
-    return cue_shares(found)[list(_FINDINGS)]
+    shares = cue_shares(found)
+    return shares[[column for column in shares if column in (PLACE, *_FINDINGS)]]
 
 
 def receptive_fields(rows: Iterable[Row]) -> DataFrame:
@@ -97,14 +100,14 @@ def receptive_fields(rows: Iterable[Row]) -> DataFrame:
                 for share in (20, 50, 99)
             },
         }
-        for row in latest(rows, "model", "layer", "height_px", "width_px")
+        for row in last_of_each(rows, "model", "layer", "height_px", "width_px")
     ]
-    return frame(lines, _FIELDS)
+    return frame(lines, with_place(lines, _FIELDS))
 
 
 def faithfulness(rows: Iterable[Row]) -> DataFrame:
     """Make a row for each network, method and layer: the mean areas over the images."""
-    found = latest(rows, "model", "method", "layer", "image")
+    found = last_of_each(rows, "model", "method", "layer", "image")
     names = _FAITHFULNESS[-4:]
     return _averaged(found, ("model", "method", "layer"), names, _FAITHFULNESS)
 
@@ -112,16 +115,15 @@ def faithfulness(rows: Iterable[Row]) -> DataFrame:
 def sampling(rows: Iterable[Row]) -> DataFrame:
     """Make a row for each network and layer that displaces: means over the images."""
     return _averaged(
-        latest(rows, "model", "layer", "image"), ("model", "layer"), _SAMPLING[4:], _SAMPLING
+        last_of_each(rows, "model", "layer", "image"), ("model", "layer"), _SAMPLING[4:], _SAMPLING
     )
 
 
 def kernels(rows: Iterable[Row]) -> DataFrame:
     """Make a row for each network, operator and layer, with its statistics in words."""
     lines = []
-    for (_, _, _), seen in _groups(
-        latest(rows, "model", "operator", "layer", "image"), "model", "operator", "layer"
-    ).items():
+    found = last_of_each(rows, "model", "operator", "layer", "image")
+    for seen in _groups(found, "model", "operator", "layer").values():
         names = dict.fromkeys(name for row in seen for name in row["statistics"])
         means = {
             name: fmean(row["statistics"][name] for row in seen if name in row["statistics"])
@@ -130,7 +132,7 @@ def kernels(rows: Iterable[Row]) -> DataFrame:
         said = "; ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in means.items())
         images = sum(row["images"] for row in seen)
         lines.append({**seen[0], **made_of(seen), "images": images or None, "statistics": said})
-    return frame(lines, _KERNELS)
+    return frame(lines, with_place(lines, _KERNELS))
 
 
 def priors(rows: Iterable[Row]) -> DataFrame:
@@ -140,8 +142,10 @@ def priors(rows: Iterable[Row]) -> DataFrame:
     and all of them, `moved` the share of images whose prediction another image's prior changes.
     """
     lines = []
-    for seen in _groups(latest(rows, "model", "image"), "model").values():
-        swapped = [row for row in seen if row["swapped_predicted"] is not None]
+    for group in _groups(last_of_each(rows, "model", "image"), "model").values():
+        # another version may have had other stages: those of the last row are meant
+        seen = [row for row in group if row["stages"] == group[-1]["stages"]]
+        swapped = [row for row in seen if row["swapped_predicted"] and row["exchanged"]]
         moved = [row["swapped_predicted"] != row["predicted"] for row in swapped]
         changes = {
             stage: _mean(
@@ -150,7 +154,7 @@ def priors(rows: Iterable[Row]) -> DataFrame:
             )
             for stage in (swapped[0]["exchanged"] if swapped else ())
         }
-        ranks = [row["true_rank"] for row in seen if row["true_rank"]]
+        ranks = [r for row in seen if (r := row["true_rank"]) and len(r) == len(row["stages"])]
         lines.append(
             {
                 **seen[0],
@@ -165,7 +169,7 @@ def priors(rows: Iterable[Row]) -> DataFrame:
                 "moved": fmean(moved) if moved else None,
             }
         )
-    return frame(lines, _PRIORS)
+    return frame(lines, with_place(lines, _PRIORS))
 
 
 def gradcam_speed(rows: Iterable[Row]) -> DataFrame:
@@ -174,13 +178,14 @@ def gradcam_speed(rows: Iterable[Row]) -> DataFrame:
         {
             **row,
             **{
-                name: with_interval(*(row[f"{name}_{end}"] for end in ("ratio", "low", "high")))
+                name: row[f"{name}_ratio"]
+                and with_interval(*(row[f"{name}_{end}"] for end in ("ratio", "low", "high")))
                 for name in ("grad_cam", "torch_cam")
             },
         }
-        for row in latest(rows, "model", "batch", "image_px")
+        for row in last_of_each(rows, "model", "batch", "image_px")
     ]
-    return frame(lines, _SPEED)
+    return frame(lines, with_place(lines, _SPEED))
 
 
 def _side(side: float | None, low: float | None, high: float | None) -> str | None:
@@ -206,13 +211,14 @@ def _averaged(
         }
         for seen in _groups(rows, *same).values()
     ]
-    return frame(lines, columns)
+    return frame(lines, with_place(lines, columns))
 
 
 def _groups(rows: Iterable[Row], *same: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Gather rows with the same values, those of each machine apart."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[key] for key in same), []).append(row)
+        groups.setdefault(tuple(row[key] for key in (PLACE, *same)), []).append(row)
     return groups
 
 

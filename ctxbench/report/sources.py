@@ -1,11 +1,21 @@
 """The rows that a report is made of, and where each of them comes from."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ctxbench.records import Row, read_rows
+from ctxbench.errors import RecordsError
+from ctxbench.records import Row, Rows, listed, read_rows
 from ctxbench.report._frames import MADE_OF
+from ctxbench.report.schema import fault
+
+_RAW = "raw"
+# what a stamp holds, and what that is
+_STAMP: dict[str, type] = {
+    "time": str, "command": str, "commit": str, "versions": dict, "machine": dict,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +36,90 @@ class Sources:
     notes: list[str]
 
 
-def read(folders: Sequence[Path], kinds: Iterable[str]) -> Sources:
-    """Read the rows of these kinds from folders like `results/raw`, and note what is not read."""
+def folder_of_rows(folder: Path, kinds: Iterable[str]) -> Path:
+    """Return the folder of the rows: that of results with a `raw` in it, or that `raw` itself.
+
+    Raises RecordsError if it is missing, or has no file of these kinds.
+    """
+    if not folder.is_dir():
+        raise RecordsError(f"--rows {folder}: no such folder. Name one of results, or its raw/.")
     kinds = list(kinds)
-    sources = Sources({kind: [] for kind in kinds}, [], [])
+    for raw in (folder / _RAW, folder):
+        if any((raw / f"{kind}.jsonl").is_file() for kind in kinds):
+            return raw
+    raise RecordsError(
+        f"--rows {folder}: no rows in it or in its raw/. Copy the raw/ of a results folder there."
+    )
+
+
+def read(folders: Sequence[Path], kinds: Iterable[str]) -> Sources:
+    """Read the rows of these kinds from folders like `results/raw`, and note what is not read.
+
+    Of several folders rows are put in the order in which they were made, and what is the same in
+    two of them counts once.
+    """
+    kinds = list(kinds)
+    found = Sources({kind: [] for kind in kinds}, [], [])
+    for kind in kinds:
+        _add(found, kind, folders)
     for folder in folders:
-        for kind in kinds:
-            _add(sources, kind, folder)
-        sources.notes.extend(_others(folder, kinds))
-    return sources
+        found.notes.extend(_others(folder, kinds))
+    return found
 
 
-def _add(sources: Sources, kind: str, folder: Path) -> None:
-    found = read_rows(kind, raw=folder)
-    for row, line in zip(found.rows, found.lines, strict=True):
-        sources.rows[kind].append({**row, MADE_OF: (len(sources.origins),)})
-        sources.origins.append(Origin(folder / f"{kind}.jsonl", line, row.get("stamp") or {}))
-    sources.notes.extend(found.notes)
+def _add(found: Sources, kind: str, folders: Sequence[Path]) -> None:
+    kept = []
+    seen: set[str] = set()
+    for folder in folders:
+        rows = read_rows(kind, raw=folder)
+        found.notes.extend(rows.notes)
+        kept += _fit(found.notes, kind, folder, rows, seen if len(folders) > 1 else None)
+    if len(folders) > 1:
+        # sorted keeps the order of what is of the same second, or of an unknown time
+        kept.sort(key=lambda each: each[1].stamp.get("time", ""))
+    for row, origin in kept:
+        found.rows[kind].append({**row, MADE_OF: (len(found.origins),)})
+        found.origins.append(origin)
+
+
+def _fit(
+    notes: list[str], kind: str, folder: Path, rows: Rows, seen: set[str] | None
+) -> list[tuple[Row, Origin]]:
+    """Keep the rows that can be shown, and note the others by what is wrong with them."""
+    path = folder / f"{kind}.jsonl"
+    kept = []
+    wrong: dict[str, list[int]] = {}
+    for row, line in zip(rows.rows, rows.lines, strict=True):
+        if seen is not None:
+            text = json.dumps(row, sort_keys=True)
+            if text in seen:
+                continue
+            seen.add(text)
+        row["stamp"] = _stamp(row.get("stamp"))
+        why = fault(kind, row)
+        if why:
+            wrong.setdefault(why, []).append(line)
+        else:
+            kept.append((row, Origin(path, line, row["stamp"])))
+    notes += [_skipped(path, why, lines) for why, lines in wrong.items()]
+    return kept
+
+
+def _stamp(stamp: Any) -> Row:
+    """Return a stamp without what another version may have written in another form."""
+    told = stamp if isinstance(stamp, dict) else {}
+    return {
+        key: value
+        for key, value in told.items()
+        if value is None or isinstance(value, _STAMP.get(key, object))
+    }
+
+
+def _skipped(path: Path, why: str, lines: Sequence[int]) -> str:
+    if len(lines) == 1:
+        one = why.replace("that lack ", "that lacks ")
+        return f"{path}: skipped a row {one} (line {lines[0]})."
+    return f"{path}: skipped {len(lines)} rows {why} (lines {listed(lines)})."
 
 
 def _others(folder: Path, kinds: Sequence[str]) -> list[str]:

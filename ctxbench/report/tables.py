@@ -9,8 +9,9 @@ from pandas import DataFrame
 from ctxbench.claims import COUNTED, VERDICTS
 from ctxbench.records import Row, latest
 from ctxbench.render import Format, render
-from ctxbench.report import ablations, pictures
+from ctxbench.report import ablations, findings, pictures
 from ctxbench.report._frames import frame, made_of
+from ctxbench.report.machines import PLACE, last_of_each, with_place
 from ctxbench.report.networks import CLAIM, merge, networks
 from ctxbench.report.timings import compared, is_operator, timed, with_interval, words
 
@@ -169,15 +170,16 @@ def claims(rows: Iterable[Row]) -> DataFrame:
 
 def counting(rows: Iterable[Row]) -> DataFrame:
     """Make a row for each network and counter, with every column that holds single values."""
-    found = latest(rows, "model", "counter")
-    keys = list(dict.fromkeys(key for row in found for key in row))
+    found = last_of_each(rows, "model", "counter")
+    keys = list(dict.fromkeys(key for row in found for key in row if key != PLACE))
     nested = {key for row in found for key in row if isinstance(row[key], dict | list | tuple)}
-    return frame(found, [key for key in keys if key not in nested])
+    return frame(found, with_place(found, [key for key in keys if key not in nested]))
 
 
 def operators(rows: Iterable[Row]) -> DataFrame:
     """Make a row for each form of an operator at one shape, forward and in training."""
-    return frame(latest(rows, *_OPERATORS[:5]), _OPERATORS)
+    found = last_of_each(rows, *_OPERATORS[:5])
+    return frame(found, with_place(found, _OPERATORS))
 
 
 def latency(rows: Iterable[Row]) -> DataFrame:
@@ -203,6 +205,7 @@ def context_time(rows: Iterable[Row]) -> DataFrame:
     found = [row for row in compared(rows) if not is_operator(row["model"])]
     pairs = list(dict.fromkeys(f"{row['model']} / {row['against']}" for row in found))
     lines: dict[tuple[str, str], Row] = {}
+    behind: dict[tuple[str, str], list[Row]] = {}
     for row in found:
         pair = f"{row['model']} / {row['against']}"
         time = with_interval(row["ratio"], row["ratio_low"], row["ratio_high"])
@@ -213,26 +216,32 @@ def context_time(rows: Iterable[Row]) -> DataFrame:
         condition = (row["place"], f"time: {', '.join(words(row))}")
         lines.setdefault(condition, {})[pair] = time
         for key in (*cells, condition):
-            lines[key].update(made_of([lines[key], row]))
-    named = [{"device": place, "ratio of": what, **cells} for (place, what), cells in lines.items()]
+            behind.setdefault(key, []).append(row)
+    named = [
+        {"device": key[0], "ratio of": key[1], **cells, **made_of(behind[key])}
+        for key, cells in lines.items()
+    ]
     return frame(named, ["device", "ratio of", *pairs])
 
 
 def timers(rows: Iterable[Row]) -> DataFrame:
     """Put our clock beside torch's own, on the same network in one run."""
-    return frame(latest(rows, *_TIMERS[:3]), _TIMERS)
+    found = last_of_each(rows, *_TIMERS[:3])
+    return frame(found, with_place(found, _TIMERS))
 
 
 def training(rows: Iterable[Row]) -> DataFrame:
     """Put our training beside a bare loop over the same network, which ends with equal weights."""
     steps = [row for row in rows if row.get("part") == "steps"]
-    return frame(latest(steps, *_TRAINING[:4]), _TRAINING)
+    found = last_of_each(steps, *_TRAINING[:4])
+    return frame(found, with_place(found, _TRAINING))
 
 
 def training_jobs(rows: Iterable[Row]) -> DataFrame:
     """Put the time of an experiment with several trials at a time beside that with one."""
     jobs = [row for row in rows if row.get("part") == "jobs"]
-    return frame(latest(jobs, *_TRAINING_JOBS[:4]), _TRAINING_JOBS)
+    found = last_of_each(jobs, *_TRAINING_JOBS[:4])
+    return frame(found, with_place(found, _TRAINING_JOBS))
 
 
 def verdicts(rows: Iterable[Row]) -> DataFrame:
@@ -288,19 +297,23 @@ TABLES = {
     "gradcam_speed": Table("gradcam_speed", pictures.gradcam_speed),
     "verdicts": Table("claims", verdicts),
     "headline": Table("claims", headline),
+    "differences": Table("claims", findings.differences),
+    "verdicts_by_paper": Table("claims", findings.verdicts_by_paper),
+    "operator_costs": Table("operators", findings.operator_costs),
+    "counters": Table("counting", findings.counters),
 }
 
 
 def text(frame: DataFrame, form: Format) -> str:
     """Write a table in a form, with its columns' headings for readers."""
-    headings = {str(key): _HEADINGS.get(str(key), _spoken(str(key))) for key in frame}
+    headings = {str(key): heading(str(key)) for key in frame}
     rows = [{str(key): cell for key, cell in row.items()} for row in frame.to_dict("records")]
     return render(rows, headings, form)
 
 
-def _spoken(key: str) -> str:
-    """Write the key of a column in words; a pair of specs stays as it is."""
-    return key.replace("_", " ") if key.isidentifier() else key
+def heading(key: str) -> str:
+    """Return what a column is called before readers; a pair of specs stays as it is."""
+    return _HEADINGS.get(key) or (key.replace("_", " ") if key.isidentifier() else key)
 
 
 def _name(models: Sequence[str]) -> str:

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ctxbench.records import Row, latest
 from ctxbench.report._frames import made_of
+from ctxbench.report.machines import placed
 
-# what tells one measurement of a network from another; `place` is made here
+# what tells one measurement of a network from another; `place` is where
 CONDITION = ("place", "mode", "batch", "image_size", "dtype", "layout", "backend", "cache")
 # what a compared line holds as `<key>_ratio`: a part of what the baseline has
 COSTS = ("params", "macs", "peak_mib")
@@ -14,31 +15,26 @@ _PLAIN = {"layout": "contiguous", "cache": "warm"}
 _OPERATOR = "op/"
 
 
-def place(row: Row) -> str:
-    """Name where a row was measured; on a CPU the number of threads belongs to it."""
-    if row["device"] != "cpu":
-        return str(row["device_name"])
-    return f"{row['device_name']}, {row['threads']} thread{'s' * (row['threads'] != 1)}"
-
-
 def timed(rows: Iterable[Row]) -> list[Row]:
     """Keep what was measured last of each network under each condition, by device, CPUs first."""
-    found = latest([{**row, "place": place(row)} for row in rows], "model", "against", *CONDITION)
-    return sorted(found, key=_device)
+    return _last(placed(rows))
 
 
 def compared(rows: Iterable[Row]) -> list[Row]:
     """Keep the rows with a ratio, and add the ratios of cost to the baseline of the same turns."""
-    placed = [{**row, "place": place(row)} for row in rows]
-    baselines = {_turns(row, row["model"]): row for row in placed if not row["against"]}
+    kept = placed(rows)
     found = [
-        (row, baselines.get(_turns(row, row["against"]), {}))
-        for row in timed(placed)
+        row
+        for row in _last(kept)
         if row["against"] and row["status"] == "ok" and row["ratio"] is not None
     ]
+    groups = {row["group"] for row in found}
+    others = [row for row in kept if not row["against"] and row["group"] in groups]
+    baselines = {_turns(row, row["model"]): row for row in others}
+    beside = [(row, baselines.get(_turns(row, row["against"]), {})) for row in found]
     return [
         {**row, **_cost_ratios(row, baseline), **made_of([row, baseline])}
-        for row, baseline in found
+        for row, baseline in beside
     ]
 
 
@@ -98,6 +94,10 @@ def pair_labels(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     return {
         pair: name if said.count(name) == 1 else " / ".join(pair) for pair, name in short.items()
     }
+
+
+def _last(rows: Iterable[Row]) -> list[Row]:
+    return sorted(latest(rows, "model", "against", *CONDITION), key=_device)
 
 
 def _device(row: Row) -> tuple[bool, str, int]:

@@ -29,6 +29,7 @@ MADE = [
         )
         for suffix in ("png", "svg", "pdf")
     ),
+    "report.html",
 ]  # fmt: skip
 
 
