@@ -1,8 +1,16 @@
 """The report: every table and figure, rebuilt from the rows in `raw` alone."""
 
+import gc
+import multiprocessing
+import os
 import shlex
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pandas import DataFrame
@@ -52,6 +60,19 @@ class ReportSummary:
     notes: tuple[str, ...]
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Look for no reference cycles meanwhile: of 100 000 rows, that takes a fifth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_no_collection()
 def build_report(
     raw: Sequence[Path], out: Path, *, documents: Sequence[Path] = ()
 ) -> ReportSummary:
@@ -140,9 +161,23 @@ def _write_tables(tables: Mapping[str, DataFrame], folder: Path) -> list[Path]:
 
 def _write_figures(drawn: Mapping[str, DataFrame], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, frame in drawn.items():
-        paths = [folder / f"{name}.{suffix}" for suffix in _IMAGES]
-        save(FIGURES[name].draw(frame), *paths)
-        written += paths
-    return written
+    draw = partial(_write_figure, folder)
+    processes = _processes()
+    if processes < 2 or len(drawn) < 2:
+        return [path for each in drawn.items() for path in draw(each)]
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        return [path for paths in pool.map(draw, drawn.items()) for path in paths]
+
+
+def _write_figure(folder: Path, named: tuple[str, DataFrame]) -> list[Path]:
+    name, frame = named
+    paths = [folder / f"{name}.{suffix}" for suffix in _IMAGES]
+    save(FIGURES[name].draw(frame), *paths)
+    return paths
+
+
+def _processes() -> int:
+    """Return how many processes draw: a core each, but one where forking is not safe."""
+    alone = threading.active_count() == 1 and "torch" not in sys.modules
+    return len(os.sched_getaffinity(0)) if alone and sys.platform == "linux" else 1
