@@ -1,5 +1,7 @@
 """One small member of each family, with weights of which none is zero."""
 
+import copy
+
 import torch
 
 from ctxbench.models import MODELS, resolve
@@ -44,3 +46,10 @@ def error(theirs, ours):
     """Return the largest difference, as a share of the largest value."""
     assert theirs.shape == ours.shape
     return ((theirs - ours).abs().max() / ours.abs().max()).item()
+
+
+def rounding(model, x):
+    """Return the error that float32 has by itself: deep networks with new weights enlarge it."""
+    with torch.no_grad():
+        exact = copy.deepcopy(model).double()(x.double())
+        return error(model(x).double(), exact)

@@ -7,16 +7,18 @@ from torch import nn
 from ctxbench.export import ExportError, export_program
 from ctxbench.models import MODELS
 from ctxbench.ops import ContextualConv2d
-from tests.ecosystem.networks import FAMILIES, LARGE, built, error, family
+from tests.ecosystem.networks import FAMILIES, LARGE, built, error, family, rounding
 from tests.models.test_every_network import _narrow, _sizes
 
 
 def _check(model, x, *, dynamic_batch=True):
-    program = export_program(model, x, dynamic_batch=dynamic_batch).module()
-    batches = [x, x[:1], torch.cat([x, x, x])[:5]] if dynamic_batch else [x]
+    exported = export_program(model, x, dynamic_batch=dynamic_batch)
+    program, most = exported.module(), max(1e-5, 10 * rounding(model, x))
+    largest = min((size.upper for size in exported.range_constraints.values()), default=len(x))
+    batches = [x, x[:1], torch.cat([x, x, x])[: min(5, largest)]] if dynamic_batch else [x]
     with torch.no_grad():
         for batch in batches:
-            assert error(program(batch), model(batch)) < 1e-5
+            assert error(program(batch), model(batch)) < most
 
 
 def test_every_family_is_here():
