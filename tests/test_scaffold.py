@@ -13,6 +13,8 @@ from ctxbench.scaffold._registry import registered, with_operator
 
 ROOT = Path(__file__).parents[1]
 REGISTRY = (ROOT / "ctxbench/ops/__init__.py").read_text()
+LONGEST = "multi_scale_context_gate"
+RUFF = [sys.executable, "-m", "ruff"]
 
 
 @pytest.fixture
@@ -57,6 +59,10 @@ def test_no_placeholder_is_left(checkout):
         ("lambda", "'lambda' is no name"),
         ("_gate", "'_gate' is no name"),
         ("gäte", "'gäte' is no name"),
+        ("sum", "'sum' is no name"),  # its definition adds taps by it
+        ("torch", "'torch' is no name"),
+        (f"{LONGEST}x", f"'{LONGEST}x' is no name .* of 24 characters at most"),
+        ("x" * 300, "is no name"),  # no file system has a file of that name
         ("coconv", "There is an operator 'coconv' already"),
         ("repconv", "There is an operator 'repconv' already"),
         ("conv", "There is an operator 'conv' already"),
@@ -117,10 +123,20 @@ def test_many_operators_keep_the_registry_in_order(tmp_path):
         source = with_operator(source, name)
     (tmp_path / "__init__.py").write_text(source)
     assert set(names) <= registered(source)
-    ruff = [sys.executable, "-m", "ruff"]
     config = ["--config", str(ROOT / "pyproject.toml"), "--no-cache", str(tmp_path)]
     for words in (["format", "--check"], ["check", "--select", "I,F,E"]):
-        subprocess.run([*ruff, *words, *config], check=True, capture_output=True)
+        subprocess.run([*RUFF, *words, *config], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("name", ["x", LONGEST, 24 * "x"])
+def test_names_of_any_length_give_lines_that_ruff_accepts(checkout, name):
+    written = [str(path) for path in new_operator(name, checkout) if path.suffix == ".py"]
+    shutil.copy(ROOT / "pyproject.toml", checkout)
+    for words in (["format", "--check"], ["check", "--ignore", "I"]):  # of ours too few are here
+        run = subprocess.run(
+            [*RUFF, *words, "--no-cache", *written], cwd=checkout, capture_output=True, check=False
+        )
+        assert run.returncode == 0, run.stdout
 
 
 def test_a_class_is_named_as_the_others_are():

@@ -1,5 +1,6 @@
 """New parts of ctxbench, written as files that work and pass the tests: change them from there."""
 
+import builtins
 import keyword
 import re
 from collections.abc import Mapping
@@ -18,6 +19,9 @@ _OPERATOR = {
     "test.txt": "tests/ops/test_{name}.py",
     "experiment.txt": "experiments/{name}.toml",
 }
+_LONGEST = 24  # with a longer name, lines of the files would be longer than ruff allows
+# the files are modules and functions of that name, which must not hide what they use themselves
+_USED = {*keyword.kwlist, *dir(builtins), "torch"}
 
 
 class ScaffoldError(CtxbenchError):
@@ -63,10 +67,10 @@ def _checkout(root: Path) -> Path:
 
 
 def _check_name(name: str, taken: set[str]) -> None:
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in _USED or len(name) > _LONGEST:
         raise ScaffoldError(
-            f"{name!r} is no name for an operator. Write a Python name in lower case, like "
-            f"mean_gate."
+            f"{name!r} is no name for an operator. Write a Python name in lower case that Python "
+            f"and torch do not have, like mean_gate, of {_LONGEST} characters at most."
         )
     if name in taken:
         raise ScaffoldError(f"There is an operator {name!r} already. Choose another name.")
