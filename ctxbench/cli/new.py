@@ -36,6 +36,7 @@ def operator(
         f"  pytest -k {name} tests/ops\n"
         f"  ctxbench flops op/{name} --against op/conv\n"
         f"  ctxbench flops resnet50:replace={name} --against resnet50\n"
-        f"  ctxbench ablate experiments/{name}.toml --dry-run",
+        f"  ctxbench ablate experiments/{name}.toml --dry-run\n"
+        f"Last, its section in docs/operators.md: pytest tests/docs says what it lacks.",
         err=True,
     )

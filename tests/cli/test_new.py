@@ -43,6 +43,7 @@ def test_it_says_what_it_wrote_and_what_to_do_next(checkout):
     assert (said.returncode, said.stdout.split()) == (0, WRITTEN)
     assert all((folder / path).is_file() for path in WRITTEN)
     assert f"ctxbench ablate experiments/{NAME}.toml --dry-run" in said.stderr
+    assert "docs/operators.md" in said.stderr  # where tests ask for every operator
 
 
 def test_the_operator_passes_what_every_operator_must_obey(checkout):
