@@ -1,11 +1,14 @@
 """From an experiment to its trials: names checked, networks bound to their data, costs counted."""
 
+import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from ctxbench.ablate import distributed
@@ -217,24 +220,48 @@ def estimate_s(planned: Planned, run: Run) -> float:
     if recipe.minutes:
         return 60 * recipe.minutes
     data = load(trial.data, run.download)
-    torch.set_num_threads(run.threads)
-    set_seed(0)
-    network = resolve(trial.model)
+    image_s = _image_s(trial, data, run)
+    evaluated = len(data.validation) + probed(data)
+    epoch = len(data.train) + _EVALUATION * recipe.evaluations * evaluated
+    return image_s * recipe.all_epochs * epoch
+
+
+def _image_s(trial: Trial, data: Data, run: Run) -> float:
+    """Return how long a step takes for each of its images: the shortest of three."""
+    recipe, device = trial.recipe, device_of(run.device)
     tried = replace(recipe, batch=min(recipe.batch, _TRIED), accumulate=1, compile=False)
-    stepper = Stepper(network.build(), network.loss, tried, device_of(run.device))
+    with _put_back(device):
+        torch.set_num_threads(run.threads)
+        set_seed(0)
+        network = resolve(trial.model)
+        stepper = Stepper(network.build(), network.loss, tried, device)
+        times = list(_step_times(stepper, trial, data, tried.batch))
+    return min(times) / tried.batch
+
+
+def _step_times(stepper: Stepper, trial: Trial, data: Data, batch: int) -> Iterator[float]:
     loader = batches.training_batches(
         data.train,
-        Reading(tried.batch),
+        Reading(batch),
         augment.training(data, trial.augmentation),
         augment.mixing(data, trial.augmentation),
         epoch=0,
     )
-    times = []
-    for seed, batch in zip(range(3), loader, strict=False):
+    for seed, images in zip(range(3), loader, strict=False):
         began = time.monotonic()
-        float(stepper.step(batch, lr=0.0, seed=seed))
-        times.append(time.monotonic() - began + batch.seconds)
-    image_s = min(times) / tried.batch
-    evaluated = len(data.validation) + probed(data)
-    epoch = len(data.train) + _EVALUATION * recipe.evaluations * evaluated
-    return image_s * recipe.all_epochs * epoch
+        float(stepper.step(images, lr=0.0, seed=seed))
+        yield time.monotonic() - began + images.seconds
+
+
+@contextmanager
+def _put_back(device: torch.device) -> Iterator[None]:
+    """Put back random states and threads: steps are tried in the program that asks for them."""
+    python, numpy, threads = random.getstate(), np.random.get_state(), torch.get_num_threads()
+    gpus = range(torch.cuda.device_count()) if device.type == "cuda" else ()
+    try:
+        with torch.random.fork_rng(gpus):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_num_threads(threads)

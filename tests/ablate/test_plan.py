@@ -1,9 +1,12 @@
 """From variants to trials: bound to their data, counted, named, and asked before they run."""
 
+import random
 import time
 import tomllib
 
+import numpy as np
 import pytest
+import torch
 
 from ctxbench.ablate.experiment import ExperimentError
 from ctxbench.ablate.experiment_file import parse
@@ -247,6 +250,23 @@ def test_an_estimate_counts_the_epochs(text, factor, monkeypatch):
 def test_minutes_are_what_they_are():
     (each,) = plan(experiment("minutes = 2\n", model=NET))
     assert estimate_s(each, run()) == 120
+
+
+def test_an_estimate_changes_nothing_of_the_program_that_asks():
+    (each,) = plan(experiment())
+    threads, states = torch.get_num_threads(), _random_states()
+    torch.set_num_threads(3)
+    try:
+        estimate_s(each, run())
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert _random_states() == states
+
+
+def _random_states():
+    numpy = np.random.get_state()
+    return random.getstate(), numpy[1].tolist(), numpy[2], torch.get_rng_state().tolist()
 
 
 def test_an_estimate_changes_nothing_of_the_data(tmp_path):
