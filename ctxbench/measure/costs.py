@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 
+import torch
+
 from ctxbench.errors import CountingError
 from ctxbench.measure.conventions import CONVENTIONS
 from ctxbench.measure.flops import Count, count
@@ -72,7 +74,8 @@ def count_spec(spec: str, setting: Setting = Setting()) -> tuple[Count, tuple[in
     model = without_weights(network)
     height, width = setting.image_size or (network.image_px, network.image_px)
     try:
-        inputs = network.inputs(setting.batch, height, width)
+        with torch.random.fork_rng(devices=[]):  # operators draw theirs
+            inputs = network.inputs(setting.batch, height, width)
     except RuntimeError as error:  # more memory than there is
         raise CountingError(
             f"{spec} cannot run on inputs of {setting.batch} x {height}x{width} px: {error}"

@@ -160,7 +160,8 @@ def without_weights(network: Network) -> nn.Module:
     since their constructors may compute with their weights.
     """
     if foreign.is_foreign(network.spec):
-        return network.build()
+        with torch.random.fork_rng(devices=[]):  # nobody will see its weights
+            return network.build()
     with torch.device("meta"), _Unfilled():
         model = network.build()
     model._apply(_zeros)  # type: ignore[no-untyped-call]

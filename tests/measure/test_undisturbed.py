@@ -8,6 +8,7 @@ from torch import nn
 
 from ctxbench import count
 from ctxbench.errors import CountingError, UncountedOpError
+from ctxbench.measure.costs import Setting, count_spec
 from tests.measure.nets import Calls
 
 
@@ -229,3 +230,10 @@ def test_a_list_that_modules_share_is_put_back_once():
     net[0].register_forward_hook(lambda module, *_: module.log.append("during"))
     count(net, torch.ones(1, 3))
     assert log == ["before"]
+
+
+@pytest.mark.parametrize("spec", ["op/conv", "torchvision/resnet18"])
+def test_counting_by_spec_draws_no_random_number_of_the_callers(spec):
+    before = torch.get_rng_state()
+    count_spec(spec, Setting(image_size=(33, 35)))  # asked nowhere else: it is not remembered
+    assert torch.equal(torch.get_rng_state(), before)
