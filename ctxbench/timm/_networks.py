@@ -1,7 +1,8 @@
 """What timm's programs call on a network, added to ours without a change of their state dicts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -100,10 +101,9 @@ class Classifier(nn.Module):
         names = [ends[index] for index in _taken(len(ends), indices)]
         if intermediates_only:
             return self._run_keeping(x, names)[1]
-        maps: list[Tensor] = []
-        with _kept(self, names, maps):
+        with _kept(self, names) as maps:
             last = self.forward_features(x)
-        return last, maps
+        return last, [maps[name] for name in names]
 
     def prune_intermediate_layers(
         self,
@@ -146,9 +146,9 @@ class Classifier(nn.Module):
         self.set_submodule(self.classifier, fresh)
 
     def _run_keeping(self, x: Tensor, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
-        maps: list[Tensor] = []
-        with _kept(self, names, maps):
-            return self(x), maps
+        with _kept(self, names) as maps:
+            y = self(x)
+        return y, [maps[name] for name in names]
 
 
 class ResNetClassifier(Classifier, ResNet):
@@ -227,10 +227,10 @@ class ContextualClassifier(Classifier, ContextualNetwork):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the map that the head takes, (B, num_features, H, W)."""
-        maps: list[Tensor] = []
-        with _kept(self, self.stage_ends()[-1:], maps):
+        end = self.stage_ends()[-1]
+        with _kept(self, [end]) as maps:
             self.rankings(x)
-        return maps[0]
+        return maps[end]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return the logits of what `forward_features` gave, or what the classifier sees.
@@ -343,15 +343,18 @@ def _all_inside(stages: int, indices: Sequence[int]) -> bool:
 
 
 @contextmanager
-def _kept(model: nn.Module, names: Sequence[str], maps: list[Tensor]) -> Iterator[None]:
-    """Append the outputs of modules to `maps` while the model runs."""
+def _kept(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Keep the outputs of modules by name while the model runs."""
+    maps: dict[str, Tensor] = {}
 
-    def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
-        maps.append(output)
+    def keep(name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
+        maps[name] = output
 
-    handles = [model.get_submodule(name).register_forward_hook(keep) for name in names]
+    handles = [
+        model.get_submodule(name).register_forward_hook(partial(keep, name)) for name in names
+    ]
     try:
-        yield
+        yield maps
     finally:
         for handle in handles:
             handle.remove()

@@ -119,6 +119,16 @@ def test_out_indices_choose_maps():
     assert len(_timm("resnet_tiny", features_only=True, out_indices=2)(X)) == 2
 
 
+@each
+@pytest.mark.parametrize("indices", [(2, 0), (-1, 1, 1)])
+def test_maps_come_in_the_order_that_is_asked_for(name, indices):
+    model = _timm(name, features_only=True, out_indices=indices)
+    with torch.no_grad():
+        maps = model(X)
+    assert [y.shape[1] for y in maps] == model.feature_info.channels()
+    assert [64 // y.shape[-1] for y in maps] == model.feature_info.reduction()
+
+
 def test_options_of_ours_pass():
     model = _timm("coresnet50", levels="3,3,2,1", width=8)
     assert model.layer1[0].conv2.levels == create_model("coresnet50:levels=3,3,2,1:width=8") \
