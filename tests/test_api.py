@@ -187,6 +187,21 @@ def test_networks_in_memory_are_timed_by_their_names(monkeypatch, folder):
     assert saved["model"].tolist() == table["model"].tolist()
 
 
+def test_a_name_in_a_note_stands_for_its_own_network_alone(monkeypatch):
+    monkeypatch.setattr("ctxbench.api._times.measure_all", fake_measure)
+    table = ctxbench.time_networks(
+        {"mine": "op/conv:channels=8"}, against="op/conv:channels=80", image_size=8
+    )
+    assert table["notes"].iloc[0] == "op/conv:channels=80 is disturbed"
+
+
+@pytest.mark.parametrize("against", ["a", "op/coconv"])
+def test_one_network_under_two_names_is_not_timed(monkeypatch, against):
+    monkeypatch.setattr("ctxbench.api._times.measure_all", fake_measure)
+    with pytest.raises(CtxbenchError, match=r"a and b are both op/conv\. Name it once"):
+        ctxbench.time_networks({"a": "op/conv", "b": "op/conv"}, against=against, image_size=8)
+
+
 def test_a_class_that_another_process_cannot_import_is_told(monkeypatch):
     net = type("Net", (nn.Sequential,), {"__module__": "__main__"})(nn.Conv2d(3, 4, 3))
     with pytest.raises(CtxbenchError, match=r"Net is defined in the notebook.*FILE.py:FUNCTION"):

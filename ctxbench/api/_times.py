@@ -1,6 +1,7 @@
 """Networks timed, by spec or in memory, and their rows saved as they are made."""
 
 import pickle
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from ctxbench.api._networks import Network, channels_of
-from ctxbench.errors import CtxbenchError, LatencyError
+from ctxbench.errors import CtxbenchError, LatencyError, SpecError
 from ctxbench.latency.compare import measure_all
 from ctxbench.latency.condition import Condition, Plan
 from ctxbench.records import Row, append_rows, as_row, prepare
@@ -82,14 +83,15 @@ def _as_specs(networks: Mapping[str, Network]) -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="ctxbench-") as folder:
         for name, network in networks.items():
             stem = Path(folder) / f"network{len(specs)}"
-            specs[name] = network if isinstance(network, str) else _stored(name, network, stem)
+            spec = network if isinstance(network, str) else _stored(name, network, stem)
+            same = [other for other, known in specs.items() if known == spec]
+            if same:  # their rows could not be told apart
+                raise SpecError(f"{same[0]} and {name} are both {spec}. Name it once.")
+            specs[name] = spec
         try:
             yield specs
         except CtxbenchError as error:
-            told = str(error)
-            for name, spec in specs.items():
-                told = told.replace(spec, name)
-            error.args = (told,)
+            error.args = (_told(str(error), {spec: name for name, spec in specs.items()}),)
             raise
 
 
@@ -116,7 +118,11 @@ def _stored(name: str, model: nn.Module, stem: Path) -> str:
 def _renamed(row: Row, names: Mapping[str, str]) -> Row:
     """Put the names that the caller gave into a row."""
     renamed = {key: names.get(row[key], row[key]) for key in ("model", "against")}
-    told = list(row.get("notes", ()))
-    for spec, name in names.items():
-        told = [text.replace(spec, name) for text in told]
-    return {**row, **renamed, **({"notes": told} if "notes" in row else {})}
+    told = {"notes": [_told(text, names) for text in row["notes"]]} if "notes" in row else {}
+    return {**row, **renamed, **told}
+
+
+def _told(text: str, names: Mapping[str, str]) -> str:
+    """Put the names that the caller gave into a text, but not into longer specs."""
+    specs = "|".join(re.escape(spec) for spec in sorted(names, key=len, reverse=True))
+    return re.sub(rf"(?<![\w/])(?:{specs})(?!\w)", lambda found: names[found[0]], text)
