@@ -1,12 +1,14 @@
 """Weights of a network into a file, whole or not at all."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ctxbench import __version__
 from ctxbench.errors import CheckpointError
@@ -53,7 +55,8 @@ def write_new(
         raise CheckpointError(f"{path} is there already. {way_out}")
     if not path.parent.is_dir():
         raise CheckpointError(f"{path}: there is no folder {str(path.parent)!r}. Make it first.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    writer = f"{os.getpid()}.{threading.get_ident()}"  # others may write the same file
+    temporary = path.with_name(f".{path.name}.{writer}.partial")
 
     def save(write: Callable[[Path], object]) -> None:
         write(temporary)
@@ -72,13 +75,21 @@ def write_new(
 
 def _state_of(model: nn.Module, path: Path) -> State:
     state = model.state_dict()
-    others = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    others = [key for key, value in state.items() if not _has_numbers(value)]
     if others:
         raise CheckpointError(
-            f"{path}: {others[0]} is no tensor, and a weight file holds no other."
+            f"{path}: {others[0]} is no dense tensor with numbers, and a weight file holds no "
+            f"other."
         )
     # apart from each other, since views of one storage would all bring the whole of it
     return {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+
+
+def _has_numbers(value: object) -> bool:
+    """Tell a dense tensor with numbers from anything else: without them are meta and lazy ones."""
+    if not isinstance(value, Tensor) or is_lazy(value):
+        return False
+    return not value.is_meta and value.layout == torch.strided
 
 
 def _write_safetensors(state: State, file: Path, about: dict[str, str]) -> None:
@@ -89,3 +100,5 @@ def _write_safetensors(state: State, file: Path, about: dict[str, str]) -> None:
         save_file(state, file, metadata={"format": "pt", **about})
     except SafetensorError as error:  # whatever the system said is inside
         raise OSError(str(error)) from error
+    except KeyError as error:
+        raise OSError(f"safetensors has no form for {error.args[0]}") from error

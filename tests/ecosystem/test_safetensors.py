@@ -1,6 +1,8 @@
 """Weights out and in again, as safetensors and torch files, whole or not at all."""
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import ctxbench
 from ctxbench import create_model, load_checkpoint, save_checkpoint
 from ctxbench.ablate.checkpoint import save_weights
 from ctxbench.errors import CheckpointError
+from ctxbench.models.saving import write_new
 from tests.ecosystem.networks import FAMILIES
 
 RESNET = FAMILIES["resnet"]
@@ -135,6 +138,37 @@ class Odd(nn.Linear):
 
 
 def test_state_that_is_no_tensor_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="_extra_state is no tensor, and a weight file"):
+    with pytest.raises(
+        CheckpointError, match="_extra_state is no dense tensor .*, and a weight file"
+    ):
         save_checkpoint(Odd(2, 2), tmp_path / "x.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "model", [nn.Linear(2, 2, device="meta"), nn.LazyLinear(2)], ids=["meta", "lazy"]
+)
+def test_weights_without_numbers_are_refused(tmp_path, model):
+    with pytest.raises(CheckpointError, match="weight is no dense tensor with numbers"):
+        save_checkpoint(model, tmp_path / "x.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_that_safetensors_does_not_know_are_told(tmp_path):
+    model = nn.Linear(2, 2, dtype=torch.complex128)
+    with pytest.raises(CheckpointError, match=r"safetensors has no form for torch.complex128"):
+        save_checkpoint(model, tmp_path / "x.safetensors")
+
+
+def test_two_threads_may_write_one_file(tmp_path):
+    path, both_began = tmp_path / "x.pt", threading.Barrier(2)
+
+    def write(text):
+        with write_new(path, suffixes=(".pt",), overwrite=True) as save:
+            both_began.wait(10)
+            save(lambda file: file.write_text(text))
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(write, ["one", "other"]))  # raises what was raised there
+    assert path.read_text() in ("one", "other")
+    assert list(tmp_path.iterdir()) == [path]
