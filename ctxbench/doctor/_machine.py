@@ -61,9 +61,9 @@ def _gpu(index: int) -> Finding:
 def results(out: Path) -> Finding:
     """Tell whether rows can be written below `out`; nothing is left there."""
     folder = out.resolve() / "raw"
-    while not folder.exists():
-        folder = folder.parent
     try:
+        while not folder.exists():  # an error where nobody may look, or no name can be so long
+            folder = folder.parent
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -171,6 +171,20 @@ def test_checking_leaves_the_seed_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_checking_seeds_no_gpu(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    list(_operators.operators())
+    assert seeds == []
+
+
+@pytest.mark.gpu
+def test_checking_leaves_the_random_numbers_of_the_gpu_alone():
+    before = torch.cuda.get_rng_state()
+    assert {found["state"] for found in _operators.operators("cuda")} == {"ok"}
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
 def _gpus(monkeypatch, *, cuda, says):
     def start():
         raise RuntimeError(says)
@@ -208,6 +222,11 @@ def test_a_gpu_that_torch_has_no_code_for_is_wrong(monkeypatch, known, state):
     (found,) = _machine.gpus()
     assert found["state"] == state
     assert "80 GiB, compute capability 8.6" in found["found"]
+
+
+def test_a_folder_whose_name_no_system_takes_is_wrong(tmp_path):
+    found = _machine.results(tmp_path / ("x" * 300))
+    assert (found["state"], "File name too long" in found["note"]) == ("wrong", True)
 
 
 def test_results_that_cannot_be_written_are_wrong(tmp_path):
