@@ -320,6 +320,23 @@ def test_a_picture_saves_figure_and_numbers(folder):
     assert set(np.load(paths[2])) == set(picture.arrays)
 
 
+def test_pictures_of_other_networks_or_images_do_not_replace_each_other(folder):
+    networks, images = [small(), small()], [picture(0), picture(200)]
+    pairs = [(networks[0], images[0]), (networks[0], images[1]), (networks[1], images[0])]
+    for network, image in [*pairs, pairs[0]]:
+        ctxbench.draw_networks("erf", network, [image], image_size=16, probes=1, out="o")
+    rows = ctxbench.read_rows("erf", results="o")
+    assert rows["picture"].nunique() == 3
+    assert rows["picture"].iloc[0] == rows["picture"].iloc[-1]  # the same again is the same
+    assert len(list((folder / "o/figures/erf").glob("*.png"))) == 3
+
+
+def picture(brightness):
+    pixels = torch.full((3, 20, 20), 90, dtype=torch.uint8)
+    pixels[:, 5:15, 5:15] = brightness  # in the middle, which torch leaves out where it prints
+    return Image("image", pixels)
+
+
 def test_pictures_and_rows_are_saved_where_asked(folder):
     ctxbench.draw_networks("erf", small(), image_size=16, probes=1, out="o", name="mine/erf")
     assert (folder / "o/figures/mine/erf.svg").is_file()

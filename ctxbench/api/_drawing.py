@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor, nn
 
 from ctxbench import style
 from ctxbench.api._networks import Network
@@ -124,6 +126,27 @@ def file_name(kind: str, words: Sequence[str], request: object) -> str:
     mark = hashlib.sha256(repr(request).encode()).hexdigest()[:_MARK]
     plain = re.sub(r"[^\w.=]+", "-", "-".join(words))[:_LONGEST].strip("-.")
     return f"{kind}/{plain}-{mark}"
+
+
+def identity(value: object) -> object:
+    """Return what tells a network or an image in memory from others of that name, by its content.
+
+    Anything else is what it is, and several are told one by one.
+    """
+    if isinstance(value, nn.Module):
+        told = re.sub(r" at 0x[0-9a-f]+", "", str(value))  # places in memory are new each time
+        return told, [(key, _digest(each)) for key, each in value.state_dict().items()]
+    if isinstance(value, Image):
+        return replace(value, pixels=None), _digest(value.pixels)  # type: ignore[arg-type]
+    return [identity(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _digest(value: object) -> str:
+    """Return a mark of the numbers of a tensor, or of what something else says of itself."""
+    if not isinstance(value, Tensor):
+        return repr(value)
+    data = value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
+    return f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(data).hexdigest()}"
 
 
 def flat(rows: Iterable[Row]) -> list[Row]:

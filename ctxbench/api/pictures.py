@@ -9,7 +9,7 @@ from typing import Literal
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from ctxbench.api._drawing import SUFFIXES, draw_all, file_name, flat, pages_of, save_page
+from ctxbench.api._drawing import SUFFIXES, draw_all, file_name, flat, identity, pages_of, save_page
 from ctxbench.api._networks import Networks, Size, size_of
 from ctxbench.api._rows import frame_of, without_empty
 from ctxbench.api._subjects import Loading, Picturable, data_of_runs, images_for, titled
@@ -118,9 +118,13 @@ def draw_networks(  # noqa: PLR0913 - the options of `ctxbench visualize`
         device,
         seed,
     )
+    index = index if index is None or isinstance(index, int) else list(index)
+    if out is not None and name is None:
+        request = identity(list(known.values())), identity(images), index, loading, given
+        name = file_name(kind, list(known), request)
     drawn = draw_all(
         kind, pages, known.items(), images_for(kind, images, data, index), loading=loading,
-        out=_path(out), name=name or file_name(kind, list(known), (images, index, loading, given)),
+        out=_path(out), name=name or kind,
     )  # fmt: skip
     return [
         Picture(each.page.figure, each.page.arrays, without_empty(frame_of(flat(each.rows))))
