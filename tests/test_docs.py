@@ -8,7 +8,7 @@ import typer
 
 from ctxbench.cli import app
 from ctxbench.measure.conventions import CONVENTIONS
-from ctxbench.measure.costs import Setting, count_spec, measure_costs
+from ctxbench.measure.costs import cost_row, count_spec
 from ctxbench.models import MODELS, resolve
 from ctxbench.records import as_row
 from ctxbench.render import show
@@ -142,7 +142,8 @@ def test_the_committed_tables_and_figures_are_made_from_the_rows(rebuilt):
 
 
 def test_the_first_command_prints_what_the_readme_shows():
-    row = as_row(measure_costs("coresnet50", against="resnet50", setting=Setting()))
+    (ours, shape), (plain, _) = count_spec("coresnet50"), count_spec("resnet50")
+    row = as_row(cost_row("coresnet50", ours, shape, against="resnet50", other=plain))
     shown = next(line for line in README.splitlines() if line.startswith("coresnet50  "))
     keys = ("input_shape", "params", "macs", "flops", "params_difference", "macs_difference")
     assert shown.split()[1:] == [show(row[key]) for key in keys]

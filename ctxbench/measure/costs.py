@@ -1,7 +1,7 @@
 """What a network named by a spec costs, as a row."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 
 import torch
@@ -87,15 +87,6 @@ def count_spec(spec: str, setting: Setting = Setting()) -> tuple[Count, tuple[in
         cross_check=setting.cross_check,
     )
     return counted, tuple(inputs[0].shape)
-
-
-def measure_costs(spec: str, *, against: str | None = None, setting: Setting) -> CostRow:
-    """Count a network and, on the same input size, the one it is compared with."""
-    side = resolve(spec).image_px
-    setting = replace(setting, image_size=setting.image_size or (side, side))
-    counted, shape = count_spec(spec, setting)
-    other = count_spec(against, setting)[0] if against else None
-    return cost_row(spec, counted, shape, against=against, other=other)
 
 
 def cost_row(

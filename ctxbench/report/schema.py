@@ -69,7 +69,6 @@ TEXTS = Kind("no list of texts", _each(_is_text))
 NUMBERS = Kind("no list of numbers", _each(_is_number))
 GAPPY = Kind("no list of numbers", _each(lambda value: value is None or _is_number(value)))
 COUNTS = Kind("no numbers by name", _values(_is_number))
-SETTINGS = Kind("no settings", lambda value: isinstance(value, dict))
 
 
 def _curve(value: Any) -> bool:
