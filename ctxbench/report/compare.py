@@ -15,7 +15,7 @@ from ctxbench.report import _error_changes, _time_changes, sources
 from ctxbench.report._error_changes import EQUAL
 from ctxbench.report._frames import frame
 from ctxbench.report.commits import Side, side
-from ctxbench.report.machines import PLACE, machine, placed
+from ctxbench.report.machines import PLACE, machine, place
 from ctxbench.report.networks import CLAIM
 from ctxbench.report.schema import NEEDED
 from ctxbench.report.timings import CONDITION, words
@@ -192,12 +192,12 @@ def _times(kind: str, old: Side, new: Side) -> Iterable[Row]:
 
 
 def _on_machines(kind: str, rows: Iterable[Row]) -> list[Row]:
-    # with the whole machine in the name, or rows of one machine would have two names on two sides
-    return (
-        [{**row, PLACE: f"{row[PLACE]} ({machine(row)})"} for row in placed(rows)]
-        if kind == "latency"
-        else [{**row, PLACE: machine(row)} for row in rows]
-    )
+    # always with the whole machine in the name, whether or not others are on that side: or rows of
+    # one machine would have two names on two sides
+    timed = kind == "latency"
+    return [
+        {**row, PLACE: f"{place(row)} ({machine(row)})" if timed else machine(row)} for row in rows
+    ]
 
 
 def _keyed(rows: Iterable[Row], key: Sequence[str]) -> dict[Key, Row]:

@@ -102,6 +102,13 @@ def test_times_of_another_machine_are_not_compared(changes):
     assert verdicts == ["only in old", "only in new"]
 
 
+def test_a_further_machine_on_one_side_hides_no_comparison(changes):
+    other = at(OLD, timing("net"))
+    other["stamp"]["machine"] = {"cpu": "Abacus 3000", "cores": 64}
+    lines = changes(latency=[at(OLD, timing("net")), other, at(NEW, timing("net"))])
+    assert sorted(line["verdict"] for line in lines) == ["no interval", "only in old"]
+
+
 def trained(commit, errors, **changes):
     return [
         at(commit, trial(f"small/2/1/{seed}", error, seed=seed, device="cpu", **changes))
