@@ -24,6 +24,9 @@ CHANGED = "changed"
 ONLY_OLD, ONLY_NEW = "only in old", "only in new"
 _CLAIMS = "claims"
 _SAME = (EQUAL, _time_changes.SAME, _error_changes.SAME)
+_UNDECIDED = (_time_changes.UNSURE, _error_changes.FEW)
+# kinds of times that one process measured
+_ONE_PROCESS = ("operators", "counting")
 _COLUMNS = (
     "kind", "name", "measure", "place", "old", "new", "change", "change_low", "change_high", "p",
     "verdict",
@@ -82,13 +85,31 @@ class Comparison:
         found = Counter(line["verdict"] for line in self.lines)
         only = f"{found[ONLY_OLD]} only in {self.old.name}, {found[ONLY_NEW]} in {self.new.name}"
         compared = len(self.lines) - found[ONLY_OLD] - found[ONLY_NEW]
-        same = sum(found[verdict] for verdict in _SAME)
-        timed = any(line["kind"] in _TIMES for line in self.lines)
-        apart = " Times of two commits were not measured in turns." if timed else ""
-        return (
-            f"Compared {compared}: {compared - same} changed, {same} unchanged or without a "
-            f"difference to be seen; {only}.{apart}"
+        same, undecided = (
+            sum(found[verdict] for verdict in verdicts) for verdicts in (_SAME, _UNDECIDED)
         )
+        return (
+            f"Compared {compared}: {compared - same - undecided} changed, {same} unchanged or "
+            f"without a difference to be seen, {undecided} with too little to tell; {only}."
+            f"{self._caution()}"
+        )
+
+    def _caution(self) -> str:
+        """Say how far the verdicts on times are to be trusted."""
+        judged = [line["kind"] for line in self.lines if line.get("change_low") is not None]
+        times = [kind for kind in judged if kind in _TIMES]
+        if not times:
+            return ""
+        said = (
+            " Times of two commits were not measured in turns, and their intervals, each of 95 %, "
+            f"are not corrected for being {len(times)}."
+        )
+        if any(kind in _ONE_PROCESS for kind in times):
+            said += (
+                " Those of operators and counters are of one process a side, and hold nothing of "
+                "what differs from process to process."
+            )
+        return said
 
     def _lacking(self) -> list[Row]:
         groups: dict[tuple[str, str], list[str]] = {}

@@ -109,6 +109,35 @@ def test_a_further_machine_on_one_side_hides_no_comparison(changes):
     assert sorted(line["verdict"] for line in lines) == ["no interval", "only in old"]
 
 
+@pytest.fixture
+def summary(tmp_path, save_rows):
+    """Count the comparisons of rows of the two commits, in words."""
+
+    def made(**rows):
+        for kind, of in rows.items():
+            save_rows(tmp_path / "raw", kind, of)
+        return compare([tmp_path / "raw"], OLD, NEW).summary()
+
+    return made
+
+
+def test_what_is_too_little_to_tell_is_not_counted_as_changed(summary):
+    said = summary(latency=[at(OLD, timing("net")), at(NEW, timing("net"))])
+    assert said.startswith("Compared 1: 0 changed, 0 unchanged or without a difference to be seen")
+    assert "1 with too little to tell" in said
+
+
+def test_the_summary_says_how_many_intervals_are_not_corrected(summary):
+    times = [timing(name, "plain", ratio=1.5) for name in ("a", "b", "c")]
+    said = summary(latency=[at(each, row) for each in (OLD, NEW) for row in times])
+    assert "not corrected for being 3." in said
+    assert "one process" not in said
+
+
+def test_the_summary_says_which_times_are_of_one_process(summary):
+    assert "one process a side" in summary(operators=[at(OLD, OPERATORS[0]), at(NEW, OPERATORS[0])])
+
+
 def trained(commit, errors, **changes):
     return [
         at(commit, trial(f"small/2/1/{seed}", error, seed=seed, device="cpu", **changes))
