@@ -41,7 +41,9 @@ def compare(
             continue
         before, after = (_errors(each.values()) for each in (was, now))
         difference, how = _difference(before, after)
-        found.append((len(lines), difference, before == after))
+        # as to seeds that one side lacks, the others tell
+        equal = before == after or (difference.mean == 0 and difference.p is None)
+        found.append((len(lines), difference, equal))
         lines.append({
             **line, "measure": f"top-1 error (points), {how}", "old": _mean(before),
             "new": _mean(after), "change": difference.mean, "change_low": difference.low,
@@ -77,7 +79,8 @@ def _errors(trials: Iterable[Row]) -> dict[int, float]:
 def _difference(old: Seeds, new: Seeds) -> tuple[Estimate, str]:
     """Estimate new - old, over the seeds that both have, or by Welch where they share too few."""
     common = sorted(old.keys() & new.keys())
-    if len(common) >= 2 or min(len(old), len(new)) < 2:
+    fewest = min(len(old), len(new))
+    if len(common) >= min(fewest, _LEAST) or fewest < 2:
         return estimate(new[seed] - old[seed] for seed in common), f"{len(common)} paired seeds"
     return _welch(list(old.values()), list(new.values())), f"{len(old)} and {len(new)} seeds"
 

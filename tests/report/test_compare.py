@@ -167,6 +167,20 @@ def test_errors_of_other_seeds_are_compared_by_welch(changes):
     assert (line["change_low"], line["change_high"]) == pytest.approx(tuple(interval))
 
 
+def test_two_seeds_in_common_are_too_few_to_pair_where_there_are_more(changes):
+    before, after = ({seed: base + seed % 3 for seed in seeds} for base, seeds in
+                     ((10.0, range(6)), (30.0, range(4, 10))))  # fmt: skip
+    (line,) = changes(trials=[*trained(OLD, before), *trained(NEW, after)])
+    assert (line["measure"], line["verdict"]) == ("top-1 error (points), 6 and 6 seeds", "worse")
+
+
+def test_errors_that_are_equal_in_all_common_seeds_are_unchanged(changes):
+    before = {seed: 10.0 + seed for seed in range(5)}
+    after = {seed: before[seed] for seed in range(3)}
+    (line,) = changes(trials=[*trained(OLD, before), *trained(NEW, after)])
+    assert line["verdict"] == "unchanged"
+
+
 def test_the_same_errors_are_unchanged(changes):
     errors = {0: 10.0, 1: 12.0, 2: 11.0}
     (line,) = changes(trials=[*trained(OLD, errors), *trained(NEW, errors)])
