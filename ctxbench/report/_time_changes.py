@@ -1,6 +1,7 @@
 """Times of two commits, which were not measured in turns: ratios with their intervals."""
 
 import math
+import sys
 from collections.abc import Sequence
 from statistics import NormalDist, median
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from ctxbench.records import Row
 FASTER, SLOWER, SAME = "faster", "slower", "no difference to be seen"
 UNSURE = "no interval"
 _DRAWS = 2000
+_LEAST_ROUNDS = 5  # of fewer, the ends of a bootstrap lie too close
 _REACH = NormalDist().inv_cdf(0.975)
 
 # launch -> round -> the logarithm of a time
@@ -58,7 +60,7 @@ def ratio_of_medians(old: Row, new: Row, *, key: str, samples: str) -> Ratio | N
     of = f"{key.rpartition('_')[0].replace('_', ' ')} ({key.rpartition('_')[2]})"
     ratio = Ratio(of, old[key], new[key], new[key] / old[key])
     rounds = [_rounds(row.get(samples)) for row in (old, new)]
-    if any(sum(map(len, each)) < 2 for each in rounds):
+    if any(sum(map(len, each)) < _LEAST_ROUNDS for each in rounds):
         return ratio
     # a seed for each side: with one for both their draws would go up and down together
     drawn = [_draw(each, seed) for seed, each in enumerate(rounds)]
@@ -76,7 +78,8 @@ def _ratio(row: Row, key: str) -> tuple[float, float] | None:
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < value <= sys.float_info.max
 
 
 def _rounds(samples: Any) -> Rounds:
@@ -85,17 +88,21 @@ def _rounds(samples: Any) -> Rounds:
         phases = [phase for phase in samples.values() if isinstance(phase, list)]
         try:
             return [
-                [
-                    math.log(sum(median(phase) for phase in block))
-                    for block in zip(*launch, strict=True)
-                ]
+                [_log(sum(median(phase) for phase in block)) for block in zip(*launch, strict=True)]
                 for launch in zip(*phases, strict=True)
             ]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return []
     if not isinstance(samples, list) or not all(map(_positive, samples)):
         return []
     return [[math.log(seconds) for seconds in samples]]
+
+
+def _log(time: float) -> float:
+    """Return the logarithm of a time; ValueError if it is none."""
+    if not _positive(time):
+        raise ValueError(time)
+    return math.log(time)
 
 
 def _draw(rounds: Rounds, seed: int) -> Any:

@@ -1,15 +1,17 @@
 import json
+import math
 
 import pytest
 from typer.testing import CliRunner
 
 from ctxbench.cli import app
 from ctxbench.errors import RecordsError
+from ctxbench.report._time_changes import ratio_of_medians, ratio_of_ratios
 from ctxbench.report.commits import side
 from ctxbench.report.compare import compare
 from tests.report.ablation_rows import SMALL, trial
 from tests.report.latency_rows import GPU, timing
-from tests.report.rows import CLAIMS, OPERATORS, cost
+from tests.report.rows import CLAIMS, COUNTING, OPERATORS, cost
 
 OLD, NEW = "aaaa00000000", "bbbb00000000"
 MACHINE = {"cpu": "Abacus 3000", "cores": 2}
@@ -70,6 +72,27 @@ def test_times_without_a_baseline_are_compared_by_their_samples(changes, after, 
     (line,) = changes(latency=rows)
     assert line["verdict"] == verdict
     assert line["change_low"] <= line["change"] <= line["change_high"]
+
+
+@pytest.mark.parametrize("seconds", [[0.01] * 2, [0.01, 0.02, 0.01, 0.02], [], "x"])
+def test_a_time_of_few_samples_has_no_interval(changes, seconds):
+    row = OPERATORS[0] | {"ratio_low": None, "seconds": seconds}
+    (line,) = changes(operators=[at(OLD, row), at(NEW, row)])
+    assert line["verdict"] == "no interval"
+
+
+@pytest.mark.parametrize("time", [math.nan, math.inf, pytest.param(10**400, id="huge"), 0])
+def test_a_sample_that_is_no_time_leaves_no_interval(changes, time):
+    rows = [timing("net", samples_ms=samples(10.0, 10.1, each)) for each in (9.9, 10.0)]
+    rows[0]["samples_ms"]["forward"][0][0] = [time, time]
+    (line,) = changes(latency=[at(OLD, rows[0]), at(NEW, rows[1])])
+    assert line["verdict"] == "no interval"
+
+
+def test_a_time_too_large_for_a_number_is_no_time():
+    row = COUNTING[0] | {"ratio_to_fvcore": 10**400, "median_s": 10**400}
+    assert ratio_of_ratios(row, row, key="ratio_to_fvcore", against="fvcore") is None
+    assert ratio_of_medians(row, row, key="median_s", samples="seconds") is None
 
 
 def test_a_time_is_compared_beside_its_baseline_which_cancels_the_machine(changes):
