@@ -1,8 +1,10 @@
 """The rows that a report is made of, and where each of them comes from."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +58,10 @@ def read(folders: Sequence[Path], kinds: Iterable[str]) -> Sources:
     """Read the rows of these kinds from folders like `results/raw`, and note what is not read.
 
     Of several folders rows are put in the order in which they were made, and what is the same in
-    two of them counts once.
+    two of them counts once; so does a folder.
     """
     kinds = list(kinds)
+    folders = list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
     found = Sources({kind: [] for kind in kinds}, [], [])
     for kind in kinds:
         _add(found, kind, folders)
@@ -68,16 +71,17 @@ def read(folders: Sequence[Path], kinds: Iterable[str]) -> Sources:
 
 
 def _add(found: Sources, kind: str, folders: Sequence[Path]) -> None:
-    kept = []
+    kept: list[tuple[float, tuple[Row, Origin]]] = []
     seen: set[str] = set()
     for folder in folders:
         rows = read_rows(kind, raw=folder)
         found.notes.extend(rows.notes)
-        kept += _fit(found.notes, kind, folder, rows, seen if len(folders) > 1 else None)
+        fit = _fit(found.notes, kind, folder, rows, seen if len(folders) > 1 else None)
+        kept += zip(_moments(origin for _, origin in fit), fit, strict=True)
     if len(folders) > 1:
-        # sorted keeps the order of what is of the same second, or of an unknown time
-        kept.sort(key=lambda each: each[1].stamp.get("time", ""))
-    for row, origin in kept:
+        # sorted keeps the order of what is of the same second
+        kept.sort(key=lambda each: each[0])
+    for _, (row, origin) in kept:
         found.rows[kind].append({**row, MADE_OF: (len(found.origins),)})
         found.origins.append(origin)
 
@@ -103,6 +107,26 @@ def _fit(
             kept.append((row, Origin(path, line, row["stamp"])))
     notes += [_skipped(path, why, lines) for why, lines in wrong.items()]
     return kept
+
+
+def _moments(origins: Iterable[Origin]) -> list[float]:
+    """Return when the rows of a file were made, in seconds since 1970.
+
+    Rows are appended, so one of an unknown time was made with the one before it.
+    """
+    moments: list[float] = []
+    for origin in origins:
+        before = moments[-1] if moments else -math.inf
+        moments.append(_seconds(origin.stamp.get("time"), unknown=before))
+    return moments
+
+
+def _seconds(time: str | None, *, unknown: float) -> float:
+    try:
+        found = datetime.fromisoformat(time or "")
+    except ValueError:
+        return unknown
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def _stamp(stamp: Any) -> Row:

@@ -106,6 +106,32 @@ def test_rows_of_two_folders_come_in_the_order_of_their_making(tmp_path, save_ro
     assert [origin.line for origin in found.origins] == [1, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("time", "order"),
+    [("2026-01-01T12:00:00+09:00", [1, 2]),  # 03:00 in UTC
+     ("2026-01-01T00:00:00-09:00", [2, 1]),
+     ("2026-01-01T05:00:00Z", [2, 1]),
+     (None, [1, 2]), ("", [1, 2]), ("yesterday", [1, 2])],
+)  # fmt: skip
+def test_times_are_put_in_order_by_what_they_mean(time, order, tmp_path, save_rows):
+    save_rows(tmp_path / "a", "costs", [at(1, params=1, stamp={"time": time})])
+    save_rows(tmp_path / "b", "costs", [at(4, params=2)])
+    found = read([tmp_path / "a", tmp_path / "b"], ["costs"])
+    assert [row["params"] for row in found.rows["costs"]] == order
+
+
+def test_a_row_of_an_unknown_time_stays_behind_the_one_before_it(tmp_path, save_rows):
+    save_rows(tmp_path / "a", "costs", [at(3, params=1), at(3, params=2, stamp={})])
+    save_rows(tmp_path / "b", "costs", [at(2, params=3)])
+    found = read([tmp_path / "a", tmp_path / "b"], ["costs"])
+    assert [row["params"] for row in found.rows["costs"]] == [3, 1, 2]
+
+
+def test_a_folder_that_is_named_twice_is_read_once(tmp_path):
+    (tmp_path / "costs.jsonl").write_text("{torn\n")
+    assert len(read([tmp_path, tmp_path / "." / "../" / tmp_path.name], ["costs"]).notes) == 1
+
+
 def test_rows_that_lack_a_key_are_noted_with_their_lines(tmp_path, save_rows):
     lacking = {key: value for key, value in at(1).items() if key != "macs"}
     save_rows(tmp_path, "costs", [at(1), *[lacking] * 10, at(1, params="3")])
