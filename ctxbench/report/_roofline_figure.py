@@ -88,7 +88,7 @@ def _has_a_place(row: Row) -> bool:
 
 def _preference(row: Row) -> tuple[int, int, str]:
     plain = sum(row[key] == value for key, value in _PLAIN.items())
-    return plain, row["batch"], (row.get("stamp") or {}).get("time", "")
+    return plain, row["batch"], (row.get("stamp") or {}).get("time") or ""
 
 
 def _draw_panel(axis: Any, panel: DataFrame) -> list[Any]:

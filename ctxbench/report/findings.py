@@ -39,10 +39,11 @@ def differences(rows: Iterable[Row]) -> DataFrame:
             **made_of(group),
             "table": _listed(row["table"].removeprefix("Table ") for row in group),
             "rows": _listed(row["row"] for row in group),
-            "apart (%)": round(100 * group[0]["difference"], 2),
+            "apart (%)": None if apart is None else round(100 * apart, 2),
             "tried besides": group[0]["note"],
         }
         for group in groups.values()
+        for apart in [group[0]["difference"]]
     ]
     return frame(lines, _DIFFERENCES)
 

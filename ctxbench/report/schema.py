@@ -161,8 +161,11 @@ NEEDED: Mapping[str, Mapping[str, Kind]] = {
         "kind": _maybe(TEXT), "against_kind": _maybe(TEXT),
         **_numbers("params", "macs", "against_params", "against_macs", kind=COUNT),
     },
-    "counting": {"model": TEXT, "counter": TEXT, "threads": _maybe(INTEGER),
-                 **_numbers("macs", kind=COUNT)},
+    "counting": {
+        "model": TEXT, "counter": TEXT, "threads": _maybe(INTEGER),
+        **_numbers("macs", "peak_mib", kind=COUNT), **_numbers("median_s", "runs"),
+        **_numbers("ratio_to_fvcore", "ratio_low", "ratio_high", kind=RATIO),
+    },
     "operators": {
         "operator": TEXT, "case": TEXT, "formulation": TEXT, "form": TEXT, "task": TEXT,
         "median_ms": RATIO, "ratio_to_obvious": RATIO, "threads": _maybe(INTEGER),
@@ -175,7 +178,9 @@ NEEDED: Mapping[str, Mapping[str, Kind]] = {
         "backend": TEXT, "cache": TEXT, **_TIMED,
         **_numbers("params", "macs", "peak_mib", "intensity", "gflops_s", "roof_gflops_s",
                    "roof_gb_s", "fraction", kind=COUNT),
-        **_numbers("median_ms", "low_ms", "high_ms", "images_s", "weights_mib"),
+        **_numbers("median_ms", "low_ms", "high_ms", "images_s", "weights_mib", "runs",
+                   "launches", "disturbed"),
+        "bound": _maybe(TEXT), "stable": _maybe(FLAG), "precise": _maybe(FLAG),
     },
     "latency_layers": {
         "model": TEXT, "against": _maybe(TEXT), "group": TEXT, **_PLACE, "batch": INTEGER,
@@ -183,11 +188,21 @@ NEEDED: Mapping[str, Mapping[str, Kind]] = {
         "kind": _maybe(TEXT), "against_kind": _maybe(TEXT),
         **_numbers("macs", "ms", "against_macs", "against_ms", kind=COUNT),
     },
+    "ceilings": {
+        **_PLACE, "dtype": TEXT, **_numbers("gflops_s", "gb_s", "matmul_side", "copy_mib"),
+    },
     "timers": {
         "model": TEXT, "batch": INTEGER, "threads": INTEGER,
         **_numbers("ours_ms", "torch_ms", "ratio", "ratio_low", "ratio_high"),
     },
-    "training": {"part": TEXT, "model": TEXT, "threads": INTEGER},
+    "training": {
+        "part": TEXT, "model": TEXT, "threads": INTEGER,
+        **_numbers("image_px", "batch", "ours_images_s", "bare_images_s", "beyond_us",
+                   "checkpoint_ms", "weights_difference", "trials", "jobs", "alone_s",
+                   "together_s", "training_s", "training_together_s", "besides_s", "command_s"),
+        **_numbers("speed_ratio", "speed_low", "speed_high", "speedup", "speedup_low",
+                   "speedup_high", kind=RATIO),
+    },
     "experiments": {
         "experiment": TEXT, "title": _maybe(TEXT),
         "axes": Kind("no labels by axis", _values(_each(_is_label))),

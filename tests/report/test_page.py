@@ -1,11 +1,12 @@
 import json
+import math
 import re
 
 import pytest
 from PIL import Image
 
 from ctxbench.report.figures import FIGURES
-from ctxbench.report.page import _words
+from ctxbench.report.page import _words, render_page
 from ctxbench.report.page._cells import Cell, Range, cell, range_cell
 from ctxbench.report.page._pictures import Embedder
 from ctxbench.report.page._sections import ELSEWHERE, SECTIONS
@@ -13,7 +14,7 @@ from ctxbench.report.page._views import Show
 from ctxbench.report.tables import TABLES
 from tests.report.latency_rows import GPU, LATENCY, timing
 from tests.report.page_rows import HOSTILE, KINDS, STAMP, build, read, save
-from tests.report.rows import claim, counted, layer
+from tests.report.rows import COUNTING, claim, counted, layer
 
 MB = 1_000_000
 
@@ -61,6 +62,29 @@ def test_a_line_names_the_file_line_and_stamp_of_its_rows(page):
         "machine": "Abacus 3000, 4 cores, Linux", "versions": "python 3.11.0, torch 2.11.0",
         "device": "",
     }  # fmt: skip
+
+
+def deep():
+    nested = []
+    for _ in range(400):
+        nested = [nested]
+    return nested
+
+
+STRANGE = [
+    ("ceilings", "device", None), ("ceilings", "gb_s", "x"), ("training", "speed_low", "x"),
+    ("training", "speed_ratio", math.nan), ("training", "ours_images_s", deep()),
+    ("counting", "ratio_to_fvcore", math.inf), ("counting", "unknown", 10**400),
+    ("latency", "ratio_high", None), ("latency", "bound", deep()), ("latency", "runs", 10**400),
+    ("claims", "difference", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "key", "value"), STRANGE, ids=[f"{k}-{n}" for k, n, _ in STRANGE])
+def test_a_row_of_another_version_harms_no_page(kind, key, value, tmp_path):
+    rows = {**KINDS, "counting": COUNTING}[kind]
+    save(tmp_path / "raw", {"costs": KINDS["costs"], kind: [{**row, key: value} for row in rows]})
+    assert "</html>" in render_page(read(tmp_path / "raw"), tmp_path)
 
 
 def test_a_line_of_several_rows_names_their_lines_as_ranges(page):

@@ -12,7 +12,7 @@ from ctxbench.report.sources import folder_of_rows, read
 from ctxbench.report.tables import TABLES
 from tests.report.ablation_rows import SMALL, SMALL_TRIALS
 from tests.report.example_rows import EXAMPLES
-from tests.report.latency_rows import LATENCY, LAYER_TIMES
+from tests.report.latency_rows import CEILINGS, LATENCY, LAYER_TIMES
 from tests.report.picture_rows import PICTURES
 from tests.report.rows import CLAIMS, COSTS, COUNTING, LAYERS, OPERATORS, TRAINING, cost
 
@@ -20,7 +20,7 @@ TIMERS = [{"model": "plain", "batch": 1, "threads": 2, "ratio": 1.0}]
 ROWS = copy.deepcopy({  # `fault` completes rows
     "claims": CLAIMS, "costs": COSTS, "layers": LAYERS, "operators": OPERATORS,
     "counting": COUNTING, "latency": LATENCY, "latency_layers": LAYER_TIMES, "timers": TIMERS,
-    "training": TRAINING, "examples": EXAMPLES[:1], "experiments": [SMALL],
+    "training": TRAINING, "ceilings": CEILINGS, "examples": EXAMPLES[:1], "experiments": [SMALL],
     "trials": SMALL_TRIALS, **PICTURES,
 })  # fmt: skip
 ABSENT = object()

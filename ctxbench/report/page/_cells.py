@@ -21,6 +21,8 @@ _CHIPS = {
     NOT_CONFIRMED: (_BAD, "\N{MULTIPLICATION SIGN}"),
 }
 _UNJUDGED = (_OPEN, "\N{MIDDLE DOT}")
+# from here on as many digits as there are, which no float may hold
+_ENDLESS = 10**18
 _POWERS = ((10**12, "T"), (10**9, "G"), (10**6, "M"))
 _MINUS = "\N{MINUS SIGN}"
 _NUMBER = re.compile(r"[+\-\N{MINUS SIGN}]?\d[\d.,]*(e[+-]?\d+)?( \[.*\])?")
@@ -91,7 +93,7 @@ def is_numeric(cells: list[Cell]) -> bool:
 
 def _count(value: int) -> Cell:
     for power, letter in _POWERS:
-        if abs(value) >= power:
+        if power <= abs(value) < _ENDLESS:
             return Cell(f"{value / power:.4g} {letter}".replace("-", _MINUS), str(value))
     text = show(value).replace("-", _MINUS)
     return Cell(text, str(value) if text != str(value) else None)

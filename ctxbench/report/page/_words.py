@@ -76,7 +76,7 @@ def _latency(rows: Iterable[Row]) -> Iterable[Statement]:
         if not is_operator(row["model"]):
             places.setdefault(row["place"], []).append(row)
     for place, found in places.items():
-        sure = [row for row in found if row["ratio_low"] is not None]
+        sure = [row for row in found if None not in (row["ratio_low"], row["ratio_high"])]
         slower = sum(row["ratio_low"] > 1 for row in sure)
         faster = sum(row["ratio_high"] < 1 for row in sure)
         text = (
