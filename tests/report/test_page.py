@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from ctxbench.report.figures import FIGURES
-from ctxbench.report.page import _words, render_page
+from ctxbench.report.page import _extra, _words, render_page
 from ctxbench.report.page._cells import Cell, Range, cell, range_cell
 from ctxbench.report.page._pictures import Embedder
 from ctxbench.report.page._sections import ELSEWHERE, SECTIONS
@@ -17,6 +17,7 @@ from tests.report.page_rows import HOSTILE, KINDS, STAMP, build, read, save
 from tests.report.rows import COUNTING, claim, counted, layer
 
 MB = 1_000_000
+_KINDS = ("claims", "layers", "latency", "experiments", "trials")
 
 
 @pytest.fixture(scope="module")
@@ -260,3 +261,22 @@ def test_every_table_is_on_the_page_or_inside_another(tmp_path):
     text = build(tmp_path, kinds).read_text()
     made = set(read(tmp_path / "raw").tables)
     assert {n for n in made if f'data-table="{n}"' not in text} == set(ELSEWHERE) & made
+
+
+ALONE = dict.fromkeys(("against", "against_kind", "against_params", "against_macs"))
+
+
+def test_layers_of_a_network_alone_are_compared_with_nothing(tmp_path):
+    save(tmp_path / "raw", {"layers": [layer("conv1", 3, **ALONE)]})
+    report = read(tmp_path / "raw")
+    assert _words.summary(report.found.rows) == []
+    (line,) = _extra.layers(report.found.rows["layers"]).to_dict("records")
+    assert (line["params_more"], line["macs_more"]) == (None, None)
+
+
+def test_layers_at_several_sizes_are_not_added_up():
+    rows = [layer(name, 3, input_shape=[1, 3, side, side]) for name in "ab" for side in (8, 16)]
+    said = [each.text for each in _words.summary({key: [] for key in _KINDS} | {"layers": rows})]
+    assert [text.partition(" in ")[2] for text in said] == [
+        f"each of 2 layers at 1x3x{side}x{side}." for side in (8, 16)
+    ]

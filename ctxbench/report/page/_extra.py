@@ -75,5 +75,10 @@ def _minute(time: str) -> str:
 
 
 def _less(row: Mapping[str, Any], key: str) -> Any:
-    """Return by how much ours is more than the other's; a layer that one lacks has none of it."""
+    """Return by how much ours is more than the other's; a layer that one lacks has none of it.
+
+    Beside no other network it is None.
+    """
+    if not row.get("against"):
+        return None
     return (row.get(key) or 0) - (row.get(f"against_{key}") or 0)

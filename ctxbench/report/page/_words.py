@@ -8,6 +8,7 @@ from pandas import DataFrame
 
 from ctxbench.claims import CLOSE, COUNTED, DIFFERS, PROVED_EQUAL, REFUTED, REPRODUCED
 from ctxbench.records import Row, latest
+from ctxbench.render import show
 from ctxbench.report import ablations
 from ctxbench.report.networks import CLAIM
 from ctxbench.report.timings import compared, is_operator, with_interval, words
@@ -53,21 +54,26 @@ def _claims(rows: Iterable[Row]) -> Iterable[Statement]:
 
 
 def _layers(rows: Iterable[Row]) -> Iterable[Statement]:
-    pairs: dict[tuple[str, str], list[Row]] = {}
+    pairs: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for row in latest(rows, "model", "against", "input_shape", "layer"):
-        pairs.setdefault((row["model"], row["against"]), []).append(row)
-    for (model, against), layers in pairs.items():
-        apart = sum(
-            any(row.get(key) != row.get(f"against_{key}") for key in ("macs", "params"))
-            for row in layers
-        )
-        if apart:
-            text = f"{model} and {against} differ in cost in {apart} of {len(layers)} layers."
-        else:
-            text = (
-                f"{model} has the MACs and parameters of {against} in each of {len(layers)} layers."
-            )
-        yield Statement(text, "parity")
+        if row["against"]:  # counted alone, a network is equal to none and differs from none
+            shapes = pairs.setdefault((row["model"], row["against"]), {})
+            shapes.setdefault(show(row["input_shape"]), []).append(row)
+    for (model, against), shapes in pairs.items():
+        for shape, layers in shapes.items():
+            where = f" at {shape}" if len(shapes) > 1 else ""
+            yield Statement(_parity(model, against, layers, where), "parity")
+
+
+def _parity(model: str, against: str, layers: Sequence[Row], where: str) -> str:
+    apart = sum(
+        any(row.get(key) != row.get(f"against_{key}") for key in ("macs", "params"))
+        for row in layers
+    )
+    if apart:
+        return f"{model} and {against} differ in cost in {apart} of {len(layers)} layers{where}."
+    count = f"each of {len(layers)} layers" if len(layers) > 1 else "its one layer"
+    return f"{model} has the MACs and parameters of {against} in {count}{where}."
 
 
 def _latency(rows: Iterable[Row]) -> Iterable[Statement]:
