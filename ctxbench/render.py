@@ -13,6 +13,8 @@ _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
         "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+        # in LaTeX's first font encoding these three are other letters
+        "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     }
 )  # fmt: skip
 
@@ -26,7 +28,8 @@ def render(rows: Sequence[Row], columns: Mapping[str, str], form: Format) -> str
         return json.dumps(list(rows), indent=2, default=list)
     if form == "csv":
         return _csv(rows, columns)
-    cells = [[show(row.get(key)) for key in columns] for row in rows]
+    # a line of a table is a line of text, whatever an error's message looks like
+    cells = [[" ".join(show(row.get(key)).splitlines()) for key in columns] for row in rows]
     right = [any(_is_number(row.get(key)) for row in rows) for key in columns]
     heads = list(columns.values())
     if form == "md":
@@ -90,6 +93,8 @@ def _markdown(heads: list[str], cells: list[list[str]], right: list[bool]) -> st
 
 def _latex(heads: list[str], cells: list[list[str]], right: list[bool]) -> str:
     lines = [" & ".join(cell.translate(_LATEX) for cell in line) + r" \\" for line in cells]
+    # behind the end of a line these two would be its options
+    lines = [f"{{}}{line}" if line.startswith(("[", "*")) else line for line in lines]
     head = " & ".join(cell.translate(_LATEX) for cell in heads) + r" \\"
     spec = "".join("r" if r else "l" for r in right)
     body = [r"\toprule", head, r"\midrule", *lines, r"\bottomrule"]

@@ -55,6 +55,23 @@ def test_no_rows_is_a_heading_alone(form):
     assert "MACs" in render([], COLUMNS, form) or "macs" in render([], COLUMNS, form)
 
 
+@pytest.mark.parametrize("form", ["table", "md", "latex"])
+def test_a_message_of_several_lines_stays_in_its_cell(form):
+    (line,) = (
+        line for line in render([{"a": "out of\nmemory\n"}], {"a": "A"}, form).splitlines()
+        if "out" in line
+    )  # fmt: skip
+    assert "out of memory" in line
+
+
+def test_latex_keeps_arrows_bars_and_brackets():
+    (line,) = (
+        line for line in render([{"a": "[3->4] <x>|"}], {"a": "A"}, "latex").splitlines()
+        if "x" in line and "tabular" not in line
+    )  # fmt: skip
+    assert line == r"{}[3-\textgreater{}4] \textless{}x\textgreater{}\textbar{} \\"
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
