@@ -280,3 +280,40 @@ def test_layers_at_several_sizes_are_not_added_up():
     assert [text.partition(" in ")[2] for text in said] == [
         f"each of 2 layers at 1x3x{side}x{side}." for side in (8, 16)
     ]
+
+
+def told(number, command="by hand"):
+    time = f"2026-01-01T00:{number // 60 % 60:02}:{number % 60:02}"
+    return STAMP | {"time": time, "seed": number, "command": command}
+
+
+LARGE = {
+    "commands": [{"note": "", "stamp": told(n, f"{n}{'x' * 300}")} for n in range(8_000)],
+    "a note": [{"note": "y" * 6_000_000, "stamp": told(0)}],
+    "late notes": [{"note": "y" * 5_000 * (n > 50), "stamp": told(0)} for n in range(1_500)],
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_texts_of_any_length_fit_on_the_page(name, tmp_path):
+    rows = [
+        counted(f"R{n}", "net", "params (M)", "10.00", "9.9", "close", paper=f"p{n % 150}", **row)
+        for n, row in enumerate(LARGE[name])
+    ]
+    (tmp_path / "claims.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    text = render_page(read(tmp_path), tmp_path)
+    # with the pictures it must stay below 5 MB
+    assert len(text.encode()) < 1.6 * MB
+    assert "</html>" in text
+
+
+def test_the_summary_of_many_networks_stays_one():
+    layers = [layer("conv1", 3, model=f"net{number}") for number in range(100)]
+    times = [
+        timing(f"net{n}", "plain", ratio=1.5, device_name=f"cpu {n % 30}", group=f"g{n}")
+        for n in range(1000)
+    ]
+    rows = {key: [] for key in _KINDS} | {"layers": layers, "latency": times}
+    said = [each.text for each in _words.summary(rows)]
+    assert len(said) == 26
+    assert said[12].startswith("88 more sentences like these")

@@ -24,6 +24,7 @@ from ctxbench.report.sources import Sources
 from ctxbench.report.tables import TABLES
 
 PAGE = "report.html"
+_MACHINES = 12  # that the head of the page names
 _INNER = re.compile(r"([:=,/])(?=\w)")
 # what tables and pictures may take of the page, in characters; with the rest below 5 MB
 _TABLES_BUDGET, _PICTURES_BUDGET = 1_100_000, 3_400_000
@@ -98,7 +99,7 @@ def render_page(report: Report, figures: Path) -> str:
     return environment.get_template("page.html").render(
         summary=_words.summary(report.found.rows),
         newest=_newest(report.found),
-        machines=_distinct(tables["runs"]["machine"]),
+        machines=_first(_distinct(tables["runs"]["machine"])),
         counts={kind: len(rows) for kind, rows in report.found.rows.items() if rows},
         parts=parts,
         runs=runs,
@@ -158,6 +159,11 @@ def _newest(found: Sources) -> str:
 
 def _distinct(values: Iterable[Any]) -> list[str]:
     return list(dict.fromkeys(str(value) for value in values if value))
+
+
+def _first(names: Sequence[str]) -> list[str]:
+    beyond = len(names) - _MACHINES
+    return [*names[:_MACHINES], *([f"{beyond} more"] if beyond > 0 else [])]
 
 
 def _asset(name: str) -> str:

@@ -24,6 +24,8 @@ _UNJUDGED = (_OPEN, "\N{MIDDLE DOT}")
 # from here on as many digits as there are, which no float may hold
 _ENDLESS = 10**18
 _POWERS = ((10**12, "T"), (10**9, "G"), (10**6, "M"))
+# letters of a cell
+LONGEST = 2000
 _MINUS = "\N{MINUS SIGN}"
 _NUMBER = re.compile(r"[+\-\N{MINUS SIGN}]?\d[\d.,]*(e[+-]?\d+)?( \[.*\])?")
 
@@ -57,7 +59,17 @@ def cell(key: str, value: Any) -> Cell:
     if isinstance(value, float):
         text = show(value).replace("-", _MINUS)
         return Cell(text, repr(value) if text != repr(value) else None)
-    return Cell(show(value))
+    return Cell(shortened(show(value)))
+
+
+def shortened(text: str) -> str:
+    """Cut a text that would take the page for itself, and say so; files of tables hold it all."""
+    beyond = len(text) - LONGEST
+    return (
+        text
+        if beyond <= 0
+        else f"{text[:LONGEST]}\N{HORIZONTAL ELLIPSIS} ({beyond:,} more letters)"
+    )
 
 
 def range_cell(column: Range, line: Mapping[str, Any]) -> Cell:

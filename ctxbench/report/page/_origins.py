@@ -12,6 +12,8 @@ from ctxbench.report.sources import Origin, Sources
 FIELDS = ("file", "command", "time", "machine", "device", "versions", "commit", "seed")
 # a line that is made by more runs names the first ones, and counts the rows of the others
 MOST_RUNS = 60
+# what the words of runs may take of the page, in bytes, each with its place in them
+_BUDGET, _WORD = 300_000, 30
 
 
 class Origins:
@@ -28,26 +30,40 @@ class Origins:
         }
         self._words: dict[str, int] = {}
         self._runs: dict[tuple[int, ...], int] = {}
-        self._known: dict[int, int] = {}
+        self._known: dict[int, int | None] = {}
+        self._used = 0
 
     def told(self, made_of: Iterable[int]) -> str:
-        """Return `run:lines;run:lines`, like `0:1-182,190;4:7`; the runs past the 60th counted."""
+        """Return `run:lines;run:lines`, like `0:1-182,190;4:7;+3`.
+
+        Counted are the rows past the 60th run, or past the room that the page has for runs.
+        """
         by_run: dict[int, list[int]] = {}
+        beyond = 0
         for number in made_of:
-            by_run.setdefault(self._run(number), []).append(self._found.origins[number].line)
-        kept = list(by_run.items())[:MOST_RUNS]
-        said = [f"{run}:{_ranges(lines)}" for run, lines in kept]
-        beyond = sum(len(lines) for lines in list(by_run.values())[MOST_RUNS:])
+            run = self._run(number)
+            if run is None or (run not in by_run and len(by_run) == MOST_RUNS):
+                beyond += 1
+            else:
+                by_run.setdefault(run, []).append(self._found.origins[number].line)
+        said = [f"{run}:{_ranges(lines)}" for run, lines in by_run.items()]
         return ";".join([*said, *([f"+{beyond}"] if beyond else [])])
 
     def data(self) -> dict[str, Any]:
         """Return what the page's script reads: fields, words, and the runs as places in words."""
         return {"fields": FIELDS, "words": list(self._words), "runs": list(self._runs)}
 
-    def _run(self, number: int) -> int:
+    def _run(self, number: int) -> int | None:
+        """Return the number of a row's run, None if the page has no room to tell of it."""
         if number not in self._known:
             said = describe(self._found.origins[number], self._rows.get(number, ("", {}))[1])
-            run = tuple(self._words.setdefault(said[field], len(self._words)) for field in FIELDS)
+            words = [said[field] for field in FIELDS]
+            new = sum(_WORD + len(word.encode()) for word in words if word not in self._words)
+            if self._used + new > _BUDGET:
+                self._known[number] = None
+                return None
+            self._used += new
+            run = tuple(self._words.setdefault(word, len(self._words)) for word in words)
             self._known[number] = self._runs.setdefault(run, len(self._runs))
         return self._known[number]
 

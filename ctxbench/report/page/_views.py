@@ -8,7 +8,7 @@ from pandas import DataFrame
 
 from ctxbench.report._frames import MADE_OF
 from ctxbench.report.machines import PLACE
-from ctxbench.report.page._cells import Cell, Range, cell, is_numeric, range_cell
+from ctxbench.report.page._cells import LONGEST, Cell, Range, cell, is_numeric, range_cell
 from ctxbench.report.page._origins import MOST_RUNS, Origins
 from ctxbench.report.tables import heading
 
@@ -16,7 +16,7 @@ _SEARCHED_FROM = 12
 # text longer than this is given room, and breaks anywhere
 _WIDE, _WIDEST = 22, 60
 # a table is at least so long, however many others there are
-_LEAST_LINES, _MOST_LINES = 40, 20_000
+_LEAST_LINES, _MOST_LINES, _WEIGHED_LINES = 40, 20_000, 200
 # what a cell weighs besides its text
 _MARKUP = 24
 
@@ -121,11 +121,12 @@ def fitting(tables: Mapping[str, DataFrame], budget: int) -> int:
 
 
 def _line_weight(table: DataFrame) -> int:
-    """Return the characters that a line of a table takes, by its first ones."""
-    first = table.to_numpy()[:_LEAST_LINES]
-    said = sum(_MARKUP + len(str(value)) for line in first for value in line)
-    runs = sum(min(len(made_of), MOST_RUNS) for made_of in table.attrs[MADE_OF][:_LEAST_LINES])
-    return (said + 12 * runs) // len(first)
+    """Return the characters that a line of a table takes, by lines from all of it."""
+    step = -(-len(table) // _WEIGHED_LINES)
+    lines = table.to_numpy()[::step]
+    said = sum(_MARKUP + min(len(str(value)), LONGEST) for line in lines for value in line)
+    runs = sum(min(len(made_of), MOST_RUNS) for made_of in table.attrs[MADE_OF][::step])
+    return (said + 12 * runs) // len(lines)
 
 
 def _places(table: DataFrame) -> list[str]:

@@ -15,6 +15,8 @@ from ctxbench.report.timings import compared, is_operator, with_interval, words
 
 # how far a ratio of MACs may be from 1 and count as equal
 _EQUAL = 0.01
+# of one sort in the summary, and of pairs in one of them
+_SENTENCES, _PAIRS = 12, 12
 
 
 class Statement(NamedTuple):
@@ -26,8 +28,19 @@ class Statement(NamedTuple):
 
 def summary(rows: Mapping[str, Sequence[Row]]) -> list[Statement]:
     """Say in a few sentences what was found, the refuted and the slow included."""
-    said = [*_claims(rows["claims"]), *_layers(rows["layers"]), *_latency(rows["latency"])]
+    layers, times = _layers(rows["layers"]), _latency(rows["latency"])
+    said = [*_claims(rows["claims"]), *_first(layers, "parity"), *_first(times, "latency")]
     return [*said, *_expectations([*rows["experiments"], *rows["trials"]])]
+
+
+def _first(said: Iterable[Statement], link: str) -> list[Statement]:
+    """Keep so many sentences of one sort that the summary stays one."""
+    found = list(said)
+    beyond = len(found) - _SENTENCES
+    if beyond <= 0:
+        return found
+    told = f"{beyond} more {_s(beyond, 'sentence')} like these: the tables hold what they say."
+    return [*found[:_SENTENCES], Statement(told, link)]
 
 
 def _claims(rows: Iterable[Row]) -> Iterable[Statement]:
@@ -109,10 +122,12 @@ def _at_equal_macs(found: Iterable[Row]) -> str:
     for row in found:
         if row["macs_ratio"] and abs(row["macs_ratio"] - 1) <= _EQUAL:
             ratios.setdefault((row["model"], row["against"]), []).append(row["ratio"])
-    return "; ".join(
+    told = [
         f"{model} takes {_span(seen)} times as long as {against}"
         for (model, against), seen in ratios.items()
-    )
+    ]
+    beyond = len(told) - _PAIRS
+    return "; ".join([*told[:_PAIRS], *([f"and {beyond} more pairs"] if beyond > 0 else [])])
 
 
 def _expectations(rows: Iterable[Row]) -> Iterable[Statement]:
