@@ -1,12 +1,13 @@
 import json
 import math
+import os
 import re
 
 import pytest
 from PIL import Image
 
 from ctxbench.report.figures import FIGURES
-from ctxbench.report.page import _extra, _words, render_page
+from ctxbench.report.page import _extra, _words, render_page, write_page
 from ctxbench.report.page._cells import Cell, Range, cell, range_cell
 from ctxbench.report.page._pictures import Embedder
 from ctxbench.report.page._sections import ELSEWHERE, SECTIONS
@@ -317,3 +318,10 @@ def test_the_summary_of_many_networks_stays_one():
     said = [each.text for each in _words.summary(rows)]
     assert len(said) == 26
     assert said[12].startswith("88 more sentences like these")
+
+
+def test_a_folder_whose_name_is_no_text_is_read(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    save(folder / "raw", {"costs": KINDS["costs"]})
+    report = read(folder / "raw")
+    assert "/?/raw/costs.jsonl" in write_page(report, tmp_path).read_text()

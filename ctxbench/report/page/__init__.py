@@ -70,7 +70,9 @@ class _Part:
 def write_page(report: Report, out: Path) -> Path:
     """Write `out/report.html`, with the pictures of `out/figures` in it, and return its path."""
     path = out / PAGE
-    path.write_text(render_page(report, out / "figures"), encoding="utf-8")
+    # replace: the path of a folder may be no text
+    text = render_page(report, out / "figures")
+    path.write_text(text, encoding="utf-8", errors="replace")
     return path
 
 

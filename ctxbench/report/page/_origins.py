@@ -58,7 +58,11 @@ class Origins:
         if number not in self._known:
             said = describe(self._found.origins[number], self._rows.get(number, ("", {}))[1])
             words = [said[field] for field in FIELDS]
-            new = sum(_WORD + len(word.encode()) for word in words if word not in self._words)
+            new = sum(
+                _WORD + len(word.encode(errors="replace"))
+                for word in words
+                if word not in self._words
+            )
             if self._used + new > _BUDGET:
                 self._known[number] = None
                 return None
