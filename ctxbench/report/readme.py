@@ -45,7 +45,10 @@ class Document:
         text = self.text
         for place in reversed(self.blocks):
             if place.name in tables:
-                text = f"{text[: place.start]}{tables[place.name]}\n{text[place.end :]}"
+                head = text[: place.start]
+                end = "\r\n" if head.endswith("\r\n") else "\n"
+                table = f"{tables[place.name]}\n".replace("\n", end)
+                text = f"{head}{table}{text[place.end :]}"
         self.path.write_bytes(text.encode())
 
     def lacking(self, tables: Mapping[str, str]) -> list[str]:

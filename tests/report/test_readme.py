@@ -49,6 +49,14 @@ def test_all_outside_the_markers_stays_to_the_byte(raw, tmp_path, readme):
     assert b"old" not in path.read_bytes()
 
 
+def test_a_table_has_the_line_ends_of_its_markers(raw, tmp_path, readme):
+    path = readme(README.format("costs").replace("\n", "\r\n"))
+    build_report([raw], tmp_path / "out", documents=[path])
+    text = path.read_bytes()
+    assert b"old" not in text
+    assert text.count(b"\n") == text.count(b"\r\n")
+
+
 def test_a_table_without_rows_leaves_the_readme_and_says_so(raw, tmp_path, readme):
     path = readme(README.format("counting"))
     report = build_report([raw], tmp_path / "out", documents=[path])
