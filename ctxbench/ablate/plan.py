@@ -37,7 +37,10 @@ _EVALUATION = 1 / 3  # a forward pass alone, beside a step
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A variant with the trials of its seeds, and what its network costs on one image."""
+    """A variant with the trials of its seeds, and what its network costs on one image.
+
+    `absent` is why its data could not be loaded, None if they were.
+    """
 
     variant: Variant
     model: str
@@ -45,6 +48,7 @@ class Planned:
     classes: int | None
     params: int
     macs: int | None
+    absent: str | None = None
 
     def told(self) -> dict[str, Any]:
         """Return what a reader needs to tell it from the others."""
@@ -86,7 +90,7 @@ def plan_rows(planned: Iterable[Planned], run: Run | None = None) -> list[Row]:
 def _planned(experiment: Experiment, variant: Variant, download: bool, absent: bool) -> Planned:
     try:
         source = resolve_data(variant.data, download=download)
-        data = _found(source.spec, download, absent)
+        data, reason = _found(source.spec, download, absent)
         if data:
             _check_batch(data, variant.recipe.batch)  # or each trial would say so
         model = bound(variant.model, data)
@@ -109,7 +113,7 @@ def _planned(experiment: Experiment, variant: Variant, download: bool, absent: b
         for seed in experiment.seeds
     ]
     classes = data.classes if data else None
-    return Planned(variant, model, tuple(trials), classes, params, macs if data else None)
+    return Planned(variant, model, tuple(trials), classes, params, macs if data else None, reason)
 
 
 def _check_batch(data: Data, batch: int) -> None:
@@ -119,13 +123,14 @@ def _check_batch(data: Data, batch: int) -> None:
         raise DataError(f"recipe.batch={batch} cannot be shared evenly by {processes} processes.")
 
 
-def _found(spec: str, download: bool, absent: bool) -> Data | None:
+def _found(spec: str, download: bool, absent: bool) -> tuple[Data | None, str | None]:
+    """Return the data; with `absent`, if they cannot be loaded, nothing and the reason."""
     try:
-        return load(spec, download)
-    except DataError:
+        return load(spec, download), None
+    except DataError as error:
         if not absent:
             raise
-        return None
+        return None, str(error)
 
 
 @cache

@@ -158,6 +158,8 @@ def _print_plan(planned: "list[Planned]", run: "Run", form: Any, quiet: bool) ->
             "own classes and image size, and no time is known"
         )
     note(f"{told}.", quiet=quiet)
+    for reason in dict.fromkeys(each.absent for each in planned if each.absent):
+        note(reason, quiet=quiet)
 
 
 def _spoken(seconds: float) -> str:

@@ -153,6 +153,7 @@ def test_dry_run_without_the_data(run, write):
     assert code == 0
     assert "resnet_tiny:width=2" in out
     assert "the data are not there" in err
+    assert err.count("there is no folder 'nowhere/train'") == 1
 
 
 def states(run, file, out, *words):
