@@ -63,7 +63,8 @@ def steps(images: Images, batch: int) -> int:
     """Return how many full batches an epoch has."""
     if batch > len(images):
         raise DataError(
-            f"A batch of {batch} is more than the {len(images)} training images. Take fewer."
+            f"A batch of {batch} is more than the {len(images)} training images. Take fewer: "
+            f"batch={len(images)} or less in [recipe]."
         )
     return len(images) // batch
 
