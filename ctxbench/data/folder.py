@@ -25,6 +25,11 @@ def imagefolder(path: str, *, image_px: int = 224) -> Data:
     (names, train), (others, validation) = (_found(folder) for folder in folders)
     if names != others:
         raise DataError(f"imagefolder {path}: {_difference(folders, names, others)}")
+    if len(names) == 1:
+        raise DataError(
+            f"imagefolder {path}: {names[0]} is its only class, so there is nothing to tell "
+            f"apart. Give a folder for each of two classes or more."
+        )
     return Data(train, validation, len(names), 3, image_px, mean=_MEAN, std=_STD)
 
 

@@ -43,6 +43,13 @@ def test_the_other_name_of_the_validation_part(root):
     assert len(resolve(f"imagefolder:{root}").load().validation) == 3
 
 
+def test_a_single_class_is_an_error(tmp_path):
+    for part in ("train", "val"):
+        save(tmp_path / part / "cats" / "a.png")
+    with pytest.raises(DataError, match=r"cats is its only class.*two classes or more"):
+        resolve(f"imagefolder:{tmp_path}").load()
+
+
 @pytest.mark.parametrize(
     ("mode", "suffix"),
     [("L", "png"), ("RGBA", "png"), ("P", "png"), ("CMYK", "jpg"), ("1", "bmp"), ("RGB", "webp")],
