@@ -249,7 +249,9 @@ def test_a_batch_tells_how_long_it_took():
 
 def test_steps():
     assert [steps(DATA.train, batch) for batch in (1, 12, 50)] == [50, 4, 1]
-    with pytest.raises(DataError, match=r"batch of 51 is more than the 50 training images.*batch=50"):
+    with pytest.raises(
+        DataError, match=r"batch of 51 is more than the 50 training images.*batch=50"
+    ):
         steps(DATA.train, 51)
     with pytest.raises(DataError, match=r"batch of 51 is more"):
         batches(batch=51)
