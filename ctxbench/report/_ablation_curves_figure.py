@@ -15,6 +15,7 @@ from ctxbench.report._ablation_lines import (
     colour,
     draw_chance,
     foremost,
+    heading,
     known,
     line_names,
     line_numbers,
@@ -160,7 +161,8 @@ def _draw_panel(axis: Any, panel: DataFrame) -> None:
 
 
 def _title(panel: DataFrame, low: float, high: float) -> str:
-    title = wrap(f"{panel['experiment'].iloc[0]}: {panel['title'].iloc[0]}", _TITLE_LETTERS)
+    named = heading(panel["experiment"].iloc[0], panel["title"].iloc[0])
+    title = wrap(named, _TITLE_LETTERS)
     chance = chance_words(known(panel["chance"].iloc[0]), low, high)
     beside = list(filter(None, [panel["shown"].iloc[0], chance]))
     return "\n".join([*title, *([", ".join(beside)] if beside else [])])

@@ -13,6 +13,7 @@ from ctxbench.report._ablation_lines import (
     chance_words,
     colour,
     draw_chance,
+    heading,
     known,
     line_numbers,
     marker,
@@ -100,7 +101,7 @@ def _draw_panel(axis: Any, panel: DataFrame, names: list[list[str]]) -> None:
     axis.grid(visible=False, axis="y")
     axis.hlines(at, 0, 1, color="0.9", linewidth=0.4, zorder=0.5,
                 transform=axis.get_yaxis_transform())  # fmt: skip
-    title = wrap(f"{panel['experiment'][0]}: {panel['title'][0]}", _TITLE_LETTERS)
+    title = wrap(heading(panel["experiment"][0], panel["title"][0]), _TITLE_LETTERS)
     # the last line, short or empty, leaves room for the heads of the columns
     title.append(chance_words(chances[0] if chances else None, low, high))
     axis.set_title("\n".join(title), loc="left", pad=3)

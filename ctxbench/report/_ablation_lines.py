@@ -35,6 +35,11 @@ def marker(number: int) -> str:
     return _MARKERS[number % len(_MARKERS)]
 
 
+def heading(experiment: str, title: str) -> str:
+    """Return what stands above an experiment: its name, and its title if that says more."""
+    return experiment if title == experiment else f"{experiment}: {title}"
+
+
 def number_axes(study: Study) -> list[str]:
     """Return the axes whose labels are all numbers, like distances."""
     return [axis for axis in study.axes() if all(map(_NUMBER.fullmatch, _labels(study, axis)))]

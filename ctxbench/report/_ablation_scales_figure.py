@@ -15,6 +15,7 @@ from ctxbench.report._ablation_lines import (
     colour,
     draw_chance,
     foremost,
+    heading,
     is_size,
     known,
     line_names,
@@ -160,7 +161,7 @@ def _draw_panel(axis: Any, panel: DataFrame, *, sizes: bool) -> None:
     left_out = panel["left_out"][0]
     beside = [f"{left_out} more in the table"] if left_out else []
     beside += filter(None, [chance_words(chance, low, high)])
-    title = wrap(f"{panel['experiment'][0]}: {panel['title'][0]}", _TITLE_LETTERS)
+    title = wrap(heading(panel["experiment"][0], panel["title"][0]), _TITLE_LETTERS)
     axis.set_title("\n".join([*title, *([", ".join(beside)] if beside else [])]), loc="left", pad=4)
     if any(panel["name"]):
         axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, borderaxespad=0)

@@ -91,6 +91,12 @@ def test_errors_ring_the_baseline():
     assert [face == (1, 1, 1) for face in faces] == [True, True, False, False]
 
 
+@pytest.mark.parametrize("name", ["ablation_errors", "ablation_curves"])
+def test_an_experiment_without_a_title_is_named_once(name):
+    row = experiment("mine", {"net": ["plain", "context"]}, title="mine")
+    assert "mine: mine" not in " ".join(texts(draw(name, [row, *same(row, 1, 2, 3, 4, 5)])))
+
+
 def test_chance_is_drawn_or_said_to_be_out_of_sight():
     axis = draw("ablation_errors", [LEVELS, *TRIALS]).axes[0]
     assert any(line.get_xdata()[0] == 75 for line in axis.lines)
