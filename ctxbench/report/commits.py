@@ -38,6 +38,11 @@ def side(asked: str, found: Rows) -> Side:
     resolved = commit_of(asked) if stamped is None else None
     stamped = stamped or (resolved if resolved in known else None)
     if stamped is None:
+        if not any(found.values()):
+            raise RecordsError(
+                f"--compare {asked}: no such folder, and no rows to look for a commit in. Name the "
+                f"results with --out or --rows."
+            )
         raise RecordsError(_unknown(asked, resolved, known))
     of = {kind: [r for r in rows if _commit(r) == stamped] for kind, rows in found.items()}
     return Side(stamped, of)
@@ -79,7 +84,7 @@ def _match(asked: str, known: Mapping[str, int]) -> str | None:
 def _unknown(asked: str, resolved: str | None, known: Mapping[str, int]) -> str:
     if not known:
         return f"No rows of {asked!r}: no row tells its commit. Name a folder of results instead."
-    meant = f" (commit {resolved})" if resolved else ""
+    meant = f" (commit {resolved})" if resolved else ", and no such folder"
     told = [f"{commit} ({count})" for commit, count in known.items()]
     older = f"{len(told) - _SHOWN} older, " if len(told) > _SHOWN else ""
     return (

@@ -249,8 +249,15 @@ def test_a_git_ref_means_the_commit_that_rows_are_stamped_with(monkeypatch):
 
 
 def test_an_unknown_commit_lists_those_with_rows_the_newest_last():
-    with pytest.raises(RecordsError, match=rf"'cccc'. .*last: {OLD} \(1\), {NEW} \(1\)\.$"):
+    with pytest.raises(
+        RecordsError, match=rf"'cccc', and no such folder. .*last: {OLD} \(1\), {NEW} \(1\)\.$"
+    ):
         side("cccc", rows_of(NEW, OLD))
+
+
+def test_without_any_rows_it_is_said_how_to_name_some():
+    with pytest.raises(RecordsError, match=r"--compare cccc: .*no rows.*--out or --rows"):
+        side("cccc", {"costs": []})
 
 
 def test_a_folder_of_results_is_a_side(tmp_path, save_rows):
