@@ -207,9 +207,11 @@ def _row_of(spec: str, out: Path) -> Row:
             f"{spec} is the beginning of {len(found)} runs: {_some(found)}. Write more of it."
         )
     near = get_close_matches(wanted, list(rows), n=3, cutoff=0.0)
+    experiments = dict.fromkeys(row["experiment"] for row in read_rows(EXPERIMENTS, raw=raw).rows)
+    told = f", or an experiment: {_some(experiments)}" if experiments else ""
     raise VisualizeError(
         f"{spec}: none of the {len(rows)} runs in {raw / TRIALS}.jsonl has that ID. Near it are "
-        f"{_some(near)}."
+        f"{_some(near)}{told}."
     )
 
 

@@ -221,3 +221,10 @@ def test_a_subject_rests_and_has_names(tmp_path):
     assert isinstance(subject.model, nn.Module)
     assert subject.class_names == tuple("abcdefghij")
     assert subject_of("resnet_tiny", device="cpu").class_names is None
+
+
+def test_an_unknown_run_names_the_experiments_too(tmp_path):
+    append_rows("trials", [{"trial": ID, "status": "ok"}], raw=tmp_path / "raw")
+    append_rows("experiments", [{"experiment": "mine"}], raw=tmp_path / "raw")
+    with pytest.raises(VisualizeError, match=r"^run:mien: .*, or an experiment: mine\.$"):
+        subject_of("run:mien", out=tmp_path, device="cpu")
