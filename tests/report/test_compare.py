@@ -250,7 +250,7 @@ def test_a_git_ref_means_the_commit_that_rows_are_stamped_with(monkeypatch):
 
 def test_an_unknown_commit_lists_those_with_rows_the_newest_last():
     with pytest.raises(
-        RecordsError, match=rf"'cccc', and no such folder. .*last: {OLD} \(1\), {NEW} \(1\)\.$"
+        RecordsError, match=rf"'cccc', and no such.*last: {OLD} \(1\), {NEW} \(1\)\.$"
     ):
         side("cccc", rows_of(NEW, OLD))
 
