@@ -84,6 +84,8 @@ class Plan:
 def check(conditions: Sequence[Condition]) -> None:
     """Refuse what this machine cannot do, or nobody can; LatencyError says what instead."""
     for condition in conditions:
+        if condition.mode not in get_args(Mode):  # from Python; the command line checks its own
+            raise LatencyError(f"There is no mode {condition.mode!r}. Use inference or training.")
         _check_device(condition.device)
         if condition.dtype == "tf32" and not condition.cuda:
             raise LatencyError(

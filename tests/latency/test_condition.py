@@ -165,3 +165,8 @@ def test_threads_are_those_of_openmp_or_all_cores(monkeypatch, given, expected):
     if given is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     assert default_threads() == expected
+
+
+def test_an_unknown_mode_is_an_error():
+    with pytest.raises(LatencyError, match=r"no mode 'nope'. Use inference or training"):
+        check([Condition(1, (32, 32), mode="nope")])
