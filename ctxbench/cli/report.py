@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctxbench.cli._options import RESULTS, FormatOption, QuietOption, note
+from ctxbench.errors import CtxbenchError
 from ctxbench.render import Format
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ def report(
 
     Example: ctxbench report --rows laptop/results --rows gpu/results --out merged
     """
+    if everything and not compare:
+        raise CtxbenchError("--all belongs to --compare OLD NEW. Name what to compare.")
+    if readme and compare:
+        raise CtxbenchError(
+            "--readme fills tables of a report, and --compare makes none. Drop one."
+        )
     from ctxbench.report.build import COMMANDS, build_report
     from ctxbench.report.sources import folder_of_rows
 

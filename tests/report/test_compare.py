@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ctxbench.cli import app
-from ctxbench.errors import RecordsError
+from ctxbench.errors import CtxbenchError, RecordsError
 from ctxbench.report._time_changes import ratio_of_medians, ratio_of_ratios
 from ctxbench.report.commits import side
 from ctxbench.report.compare import compare
@@ -263,6 +263,13 @@ def test_without_any_rows_it_is_said_how_to_name_some():
 def test_a_folder_of_results_is_a_side(tmp_path, save_rows):
     save_rows(tmp_path / "raw", "costs", [cost("net", 1, None)])
     assert [row["model"] for row in side(str(tmp_path), {}).rows["costs"]] == ["net"]
+
+
+@pytest.mark.parametrize("words", [["--all"], ["--compare", "a", "b", "--readme", "README.md"]])
+def test_an_option_that_would_be_ignored_is_an_error(tmp_path, words):
+    found = CliRunner().invoke(app, ["report", "--out", str(tmp_path), *words])
+    assert isinstance(found.exception, CtxbenchError)
+    assert ("--all" if "--all" in words else "--readme") in str(found.exception)
 
 
 def test_the_command_prints_changes_apart_from_their_count(tmp_path, save_rows):
