@@ -33,8 +33,9 @@ def export_program(model: nn.Module, x: Tensor, *, dynamic_batch: bool = True) -
     sizes for which the choice stays that of `x`: see its `range_constraints`.
     A dynamic batch is traced as by torch.compile, which takes several times as long: the other
     tracer takes `len(x)` for a number.
-    Raises: ExportError if the network cannot be traced.
+    Raises: ExportError if the network cannot be traced, or does not take `x`.
     """
+    _check_takes(model, x)
     if not dynamic_batch:
         return _export(model, x, strict=False, shapes=None)
     if len(x) == 1:  # a batch of one would be taken for a number
@@ -100,6 +101,18 @@ def _export(
     except (torch._dynamo.exc.TorchDynamoException, RuntimeError, ValueError) as error:
         name = type(model).__name__
         raise ExportError(f"torch.export cannot trace {name}: {_first_line(error)}") from error
+
+
+def _check_takes(model: nn.Module, x: Tensor) -> None:
+    """Raise ExportError for an input that the network itself refuses, with its reason."""
+    try:
+        with evaluating(model), torch.no_grad():
+            model(x)
+    except (RuntimeError, ValueError) as error:
+        shape = "x".join(map(str, x.shape))
+        raise ExportError(
+            f"{type(model).__name__} does not take an input of {shape}: {_first_line(error)}"
+        ) from error
 
 
 def _check_sayable(program: ExportedProgram, name: str) -> None:

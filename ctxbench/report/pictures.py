@@ -61,7 +61,7 @@ def cue_shares(rows: Iterable[Row]) -> DataFrame:
             {
                 **dict(zip((PLACE, *same), key, strict=True)),
                 **made_of(runs),
-                "runs": len(runs),
+                "runs": len(there),
                 "images": runs[0]["images"],
                 **{
                     name: _mean(there, name)

@@ -153,4 +153,5 @@ def _others(folder: Path, kinds: Sequence[str]) -> list[str]:
     others = [name for name in names if name not in known]
     if not others:
         return []
-    return [f"{folder}: {len(others)} of its files are not shown: {', '.join(others)}."]
+    count = f"{len(others)} files" if len(others) > 1 else "one file"
+    return [f"{folder}: {count} in it not shown: {', '.join(others)}."]

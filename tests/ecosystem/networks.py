@@ -22,6 +22,8 @@ FAMILIES = {
 }
 
 
+# by default the systems and their baselines; the other families are among the slow tests
+CORE = {"resnet", "convnext", "coresnet", "cgc_resnet", "ctx_resnet"}
 # as many operations as taps: tracing and translating them takes half a minute
 LARGE = {"ctx_convnext", "overlock"}
 

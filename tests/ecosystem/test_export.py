@@ -7,7 +7,7 @@ from torch import nn
 from ctxbench.export import ExportError, export_program
 from ctxbench.models import MODELS
 from ctxbench.ops import ContextualConv2d
-from tests.ecosystem.networks import FAMILIES, LARGE, built, error, family, rounding
+from tests.ecosystem.networks import CORE, FAMILIES, LARGE, built, error, family, rounding
 from tests.models.test_every_network import _narrow, _sizes
 
 
@@ -26,7 +26,7 @@ def test_every_family_is_here():
     assert {name: family(spec) for name, spec in FAMILIES.items()} == {n: n for n in FAMILIES}
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - LARGE))
+@pytest.mark.parametrize("name", sorted(CORE))
 def test_a_program_of_any_batch_size_computes_the_same(name):
     _check(*built(FAMILIES[name]))
 
@@ -78,3 +78,8 @@ class Branching(nn.Module):
 def test_a_network_that_cannot_be_traced_is_named_in_one_line(dynamic_batch):
     with pytest.raises(ExportError, match=r"^torch\.export cannot trace Branching: [^\n]+$"):
         export_program(Branching(), torch.ones(2, 3), dynamic_batch=dynamic_batch)
+
+
+def test_an_input_that_does_not_fit_is_told_by_the_network():
+    with pytest.raises(ExportError, match=r"^Linear does not take an input of 2x4: .*shapes"):
+        export_program(nn.Linear(3, 1), torch.zeros(2, 4))

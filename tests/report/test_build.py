@@ -130,7 +130,7 @@ def test_files_that_are_not_shown_are_counted_and_named(raw, tmp_path, save_rows
     save_rows(raw, "trained", [{"model": "plain"}])
     (raw / "notes.txt").touch()
     report = build_report([raw], tmp_path / "out")
-    assert any("2 of its files are not shown: notes.txt, trained.jsonl" in n for n in report.notes)
+    assert any("2 files in it not shown: notes.txt, trained.jsonl" in n for n in report.notes)
 
 
 def test_no_rows_at_all_is_an_error_that_names_the_commands(tmp_path):

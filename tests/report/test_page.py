@@ -119,7 +119,7 @@ def test_the_summary_keeps_devices_apart():
     rows = {**{kind: [] for kind in KINDS}, "latency": LATENCY}
     said = [statement.text for statement in _words.summary(rows)]
     cpu, gpu = ([text for text in said if text.startswith(name)] for name in ("Abacus", "Loom"))
-    assert "of 1 timed comparisons of networks 1 are slower" in cpu[0]
+    assert "networks timed beside their baselines: 1 slower, 0 faster" in cpu[0]
     assert "the largest ratio is 1.25" in cpu[0]
     assert "the largest ratio is 2.00" in gpu[0]
 

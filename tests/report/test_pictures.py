@@ -34,7 +34,7 @@ def test_a_readme_has_the_cue_alone():
 def test_two_trials_have_no_interval_and_empty_attention_counts_for_nothing():
     rows = [cue("a", 1.0, 2.0), cue("b", 2.0, 4.0), cue("c", None, None)]
     line = only(pictures.cue_shares(rows))
-    assert (line["runs"], line["share_percent"], line["beyond"]) == (3, 1.5, "\u22121.50")
+    assert (line["runs"], line["share_percent"], line["beyond"]) == (2, 1.5, "\u22121.50")
     assert only(pictures.cue_shares(rows[2:]))["beyond"] is None
 
 

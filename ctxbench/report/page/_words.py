@@ -99,9 +99,8 @@ def _latency(rows: Iterable[Row]) -> Iterable[Statement]:
         slower = sum(row["ratio_low"] > 1 for row in sure)
         faster = sum(row["ratio_high"] < 1 for row in sure)
         text = (
-            f"{place}: of {len(found)} timed comparisons of networks {slower} are slower than "
-            f"their baseline, {faster} faster, {len(found) - slower - faster} undecided; "
-            f"{_slowest(found)}."
+            f"{place}: networks timed beside their baselines: {slower} slower, {faster} faster, "
+            f"{len(found) - slower - faster} undecided; {_slowest(found)}."
         )
         yield Statement(text, "latency")
         if equal := _at_equal_macs(found):
