@@ -166,7 +166,7 @@ def _write_figures(drawn: Mapping[str, DataFrame], folder: Path) -> list[Path]:
     if processes < 2 or len(drawn) < 2:
         return [path for each in drawn.items() for path in draw(each)]
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=_end_with_parent) as pool:
         return [path for paths in pool.map(draw, drawn.items()) for path in paths]
 
 
@@ -175,6 +175,18 @@ def _write_figure(folder: Path, named: tuple[str, DataFrame]) -> list[Path]:
     paths = [folder / f"{name}.{suffix}" for suffix in _IMAGES]
     save(FIGURES[name].draw(frame), *paths)
     return paths
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that asked for it is gone, killed for instance."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _processes() -> int:

@@ -1,5 +1,7 @@
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -163,4 +165,31 @@ def test_a_report_loads_no_torch(raw, tmp_path):
         f"build_report([Path({str(raw)!r})], Path({str(tmp_path / 'out')!r})); "
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
+
+
+def _children(pid):
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in found.read_text().split()] if found.exists() else []
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks /proc for children")
+def test_a_report_that_is_killed_leaves_no_process(raw, tmp_path):
+    words = [sys.executable, "-m", "ctxbench", "report", "--rows", str(raw), "--out", str(tmp_path)]
+    report = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    drawing = []
+    while not drawing and report.poll() is None:
+        drawing = [child for child in _children(report.pid) if _is_there(child)]
+    report.kill()
+    report.wait()
+    end = time.monotonic() + 60
+    while any(map(_is_there, drawing)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(map(_is_there, drawing))
+
+
+def _is_there(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
