@@ -12,7 +12,7 @@ from ctxbench.errors import RecordsError, UnknownNameError
 from ctxbench.records import Row
 from ctxbench.report import build
 from ctxbench.report.build import COMMANDS, ReportSummary
-from ctxbench.report.tables import TABLES, text
+from ctxbench.report.tables import TABLES, heading
 
 
 def list_tables() -> list[str]:
@@ -45,7 +45,7 @@ def read_table(name: str, *, results: str | Path = "results", headings: bool = F
     if not rows:
         raise _absent(known.kind, results)
     read = typed(table)
-    return read.set_axis(_headings(table), axis="columns") if headings else read
+    return read.rename(columns=heading) if headings else read
 
 
 def read_rows(kind: str, *, results: str | Path = "results") -> DataFrame:
@@ -112,8 +112,3 @@ def _absent(kind: str, results: str | Path) -> Exception:
 def _flat(row: Row) -> Row:
     stamped = {f"stamp.{key}": value for key, value in (row.get("stamp") or {}).items()}
     return {**{key: value for key, value in row.items() if key != "stamp"}, **stamped}
-
-
-def _headings(table: DataFrame) -> list[str]:
-    """Return the headings that a table has for readers, of which Markdown is one."""
-    return text(table.head(0), "md").partition("\n")[0].strip("| ").split(" | ")

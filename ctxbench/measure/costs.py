@@ -104,7 +104,7 @@ def cost_row(
         params=counted.params,
         macs=counted.macs,
         flops=counted.flops,
-        conventions={name: counted.total(name) for name in CONVENTIONS},
+        conventions={each: counted.total(each) for each in CONVENTIONS},
         macs_by_kind=dict(counted.work.macs_by_kind),
         elements=dict(counted.work.elements),
         uncounted=counted.uncounted,
