@@ -20,6 +20,7 @@ test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/pytest -n auto --maxprocesses 4 tests/kernels/on_triton
 
 format: .venv/test
 	$(BIN)/ruff format .

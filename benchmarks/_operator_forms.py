@@ -25,7 +25,7 @@ from ctxbench.ops import (
     RepConvBlock,
     contmix,
 )
-from ctxbench.ops._neighbourhood import aggregate
+from ctxbench.kernels.contmix._reference import aggregate
 
 BATCH = 4
 CONTEXT = 64  # width of the vector that a contextual convolution sees besides its map

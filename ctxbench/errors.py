@@ -74,3 +74,7 @@ class DataError(CtxbenchError):
 
 class VisualizeError(CtxbenchError):
     """A picture that cannot be made of this network, layer or image."""
+
+
+class BackendError(CtxbenchError):
+    """A backend that has no answer for an operator here."""

@@ -13,9 +13,9 @@ ROOT = Path(ctxbench.__file__).parent
 # a module imports only from lower ranks, or from its own folder
 RANKS = {
     "__init__": 0, "__main__": 10, "errors": 0, "spec": 1, "records": 1, "render": 1, "style": 1,
-    "userfile": 1, "ops": 2, "data": 2, "models": 3, "measure": 4, "claims": 5, "latency": 5,
-    "ablate": 6, "report": 6, "doctor": 6, "scaffold": 1, "export": 4, "timm": 4, "visualize": 7,
-    "api": 8, "cli": 9,
+    "userfile": 1, "scaffold": 1, "kernels": 1, "ops": 2, "data": 2, "models": 3, "measure": 4,
+    "claims": 5, "latency": 5, "ablate": 6, "report": 6, "doctor": 6, "export": 4, "timm": 4,
+    "visualize": 7, "api": 8, "cli": 9,
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

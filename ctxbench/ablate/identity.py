@@ -27,7 +27,7 @@ _PACKAGE = Path(_INIT).parent
 # of seeds, gives other weights; a test holds it to the weights of a tiny trial.
 _LOOP = 0
 # the rooms whose code decides a result; the others only look on
-_DECIDING = ("ops", "models", "data")
+_DECIDING = ("kernels", "ops", "models", "data")
 
 
 def trial_id(

@@ -1,10 +1,11 @@
 """Operators: one file each, registered here by hand."""
 
 from ctxbench.ops import cgc, coconv, contmix, ctxconv, plain, reparam
+from ctxbench.ops._mixing import ContMix
 from ctxbench.ops._spec import Layer, OpSpec
 from ctxbench.ops.cgc import CGConv2d
 from ctxbench.ops.coconv import CoConv2d
-from ctxbench.ops.contmix import ContMix, ContMixBlock, DynamicBlock
+from ctxbench.ops.contmix import ContMixBlock, DynamicBlock
 from ctxbench.ops.ctxconv import ContextualConv2d
 from ctxbench.ops.reparam import DilatedReparam, RepConvBlock
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ctxbench.kernels import Backend, check_backend, told
+from ctxbench.kernels.cgc import gated_conv2d, make_gates
 from ctxbench.ops._conv import (
     add_bias,
     check_groups,
@@ -18,7 +20,6 @@ from ctxbench.ops._conv import (
     pair,
     take_over,
 )
-from ctxbench.ops._per_sample import conv2d_per_sample
 from ctxbench.ops._spec import Layer, OpSpec, one_map, or_same
 
 # input channels that interact with each other; fewer are one group
@@ -50,10 +51,12 @@ class CGConv2d(nn.Module):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
+        backend: Backend | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        self.backend = backend and check_backend(backend)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = pair("kernel_size", kernel_size)
         self.stride, self.dilation = pair("stride", stride), pair("dilation", dilation)
@@ -97,9 +100,10 @@ class CGConv2d(nn.Module):
         if self.gate is None:
             check_input("CGConv2d", self.in_channels, x)
             return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
-        y = conv2d_per_sample(
-            x, self.weight * self.gates(x),
-            stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
+        check_input("CGConv2d", self.in_channels, x)
+        y = gated_conv2d(
+            x, self.weight, *self.gate.halves(x),
+            stride=self.stride, dilation=self.dilation, groups=self.groups, backend=self.backend,
         )  # fmt: skip
         return add_bias(y, self.bias)
 
@@ -108,7 +112,7 @@ class CGConv2d(nn.Module):
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
             f"stride={self.stride}, dilation={self.dilation}, groups={self.groups}, "
-            f"bias={self.bias is not None}"
+            f"bias={self.bias is not None}{told(self.backend)}"
         )
 
 
@@ -156,16 +160,16 @@ class ContextGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gate of every tap between every pair of channels that is connected."""
+        gates = make_gates(*self.halves(x), groups=self.groups)
+        return gates.reshape(*gates.shape[:3], *self.kernel_size)
+
+    def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what input (B, C, K) and output channels (B, O, K) add to their gates' logits."""
         pooled_BCK = F.adaptive_avg_pool2d(x, self.kernel_size).flatten(2)
         context_BCD = self.encode(pooled_BCK)
         input_BCK = self.input_decode(F.relu(self.input_norm(context_BCD)))
         context_BOD = self._interacted(context_BCD)
-        output_BOK = self.output_decode(F.relu(self.output_norm(context_BOD)))
-        inputs, outputs = (part.shape[1] // self.groups for part in (input_BCK, output_BOK))
-        shape = (len(x), self.groups)
-        input_BG1CYX = input_BCK.reshape(*shape, 1, inputs, *self.kernel_size)
-        output_BGO1YX = output_BOK.reshape(*shape, outputs, 1, *self.kernel_size)
-        return torch.sigmoid(input_BG1CYX + output_BGO1YX).flatten(1, 2)
+        return input_BCK, self.output_decode(F.relu(self.output_norm(context_BOD)))
 
     def _interacted(self, context_BCD: Tensor) -> Tensor:
         """Return the context of the output channels; every group meets the same matrix."""
@@ -179,7 +183,7 @@ class ContextGate(nn.Module):
         return outputs.transpose(2, 3).flatten(1, 2).contiguous()
 
 
-def from_conv(conv: nn.Conv2d) -> CGConv2d:
+def from_conv(conv: nn.Conv2d, *, backend: Backend | None = None) -> CGConv2d:
     """Return the gated convolution that takes over the weight and the bias of a plain one.
 
     They stay the parameters they are, so an optimiser that holds them goes on with them.
@@ -192,7 +196,7 @@ def from_conv(conv: nn.Conv2d) -> CGConv2d:
     op = CGConv2d(
         conv.in_channels, conv.out_channels, (conv.kernel_size[0], conv.kernel_size[1]),
         stride=(conv.stride[0], conv.stride[1]), dilation=(conv.dilation[0], conv.dilation[1]),
-        groups=conv.groups, bias=conv.bias is not None,
+        groups=conv.groups, bias=conv.bias is not None, backend=backend,
         device=conv.weight.device, dtype=conv.weight.dtype,
     )  # fmt: skip
     take_over(op, conv)
@@ -225,10 +229,12 @@ def _layer(
     dilation: int = 1,
     groups: int = 1,
     bias: bool = True,
+    backend: Backend | None = None,
 ) -> CGConv2d:
     return CGConv2d(
         channels, or_same(out_channels, channels), kernel,
         stride=stride, dilation=dilation, groups=groups, bias=bias,
+        backend=backend,
     )  # fmt: skip
 
 

@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 from math import prod
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ctxbench.kernels import Backend, check_backend, told
+from ctxbench.kernels.coconv import PaddingMode, coconv2d
 from ctxbench.ops._conv import (
     check_groups,
     check_input,
@@ -21,7 +20,6 @@ from ctxbench.ops._conv import (
 )
 from ctxbench.ops._spec import Layer, OpSpec, one_map, or_same
 
-PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 Levels = int | str | Sequence[tuple[int, int]]
 
 # number of levels -> the share of the output channels of dilation 1, 2, 3, ... as a divisor
@@ -40,7 +38,8 @@ class CoConv2d(nn.Module):
 
     `levels` is a count (the paper's split of the channels over dilations 1, 2, 3, ...), `"top"` or
     `"top3"` (the largest of 4, or of 3, dilations alone), or (width, dilation) pairs.
-    `dilation` multiplies the dilation of every level. There is no `padding`: it is always "same".
+    `dilation` multiplies the dilation of every level. There is no
+    `padding`: it is always "same". `backend` is one of `ctxbench.kernels`.
 
     Shape:  (B, C, H, W) -> (B, O, ceil(H / stride), ceil(W / stride)).
     Cost:   kh * kw * C * O / groups MACs per output pixel, whatever the levels.
@@ -61,6 +60,7 @@ class CoConv2d(nn.Module):
         groups: int = 1,
         bias: bool = True,
         padding_mode: PaddingMode = "zeros",
+        backend: Backend | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -68,13 +68,12 @@ class CoConv2d(nn.Module):
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = pair("kernel_size", kernel_size)
         self.stride, self.dilation = pair("stride", stride), dilation
-        self.padding_mode = padding_mode
+        self.padding_mode, self.backend = padding_mode, backend and check_backend(backend)
         self._check()
         self.levels = split_levels(out_channels, levels)
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.bias = nn.Parameter(self.weight.new_empty(out_channels)) if bias else None
-        self._pieces = _cut(self.levels, out_channels // groups, in_channels // groups)
         self.reset_parameters()
 
     def _check(self) -> None:
@@ -102,22 +101,12 @@ class CoConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return every level's output, side by side on the channel axis."""
         check_input("CoConv2d", self.in_channels, x, unbatched=True)
-        widths = [piece.width for piece in self._pieces]
-        weights = torch.split(self.weight, widths)  # at once: one gradient instead of one a level
-        biases = [None] * len(widths) if self.bias is None else torch.split(self.bias, widths)
-        parts = [
-            self._convolve(x, *part) for part in zip(self._pieces, weights, biases, strict=True)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-3)
-
-    def _convolve(self, x: Tensor, piece: "_Piece", weight: Tensor, bias: Tensor | None) -> Tensor:
-        x = x if piece.inputs is None else x.narrow(-3, *piece.inputs)
-        dilation = piece.dilation * self.dilation
-        padding = tuple(dilation * (size // 2) for size in self.kernel_size)
-        if self.padding_mode != "zeros":
-            (top, left), padding = padding, (0, 0)
-            x = F.pad(x, (left, left, top, top), mode=self.padding_mode)
-        return F.conv2d(x, weight, bias, self.stride, padding, dilation, piece.groups)
+        return coconv2d(
+            x, self.weight, self.bias,
+            levels=[(width, rate * self.dilation) for width, rate in self.levels],
+            stride=self.stride, groups=self.groups, padding_mode=self.padding_mode,
+            backend=self.backend,
+        )  # fmt: skip
 
     def get_extra_state(self) -> Tensor:
         """Return the (width, dilation) of each level, so that a state dict says what it is for."""
@@ -139,6 +128,7 @@ class CoConv2d(nn.Module):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
             f"stride={self.stride}, levels={self.levels}, dilation={self.dilation}, "
             f"groups={self.groups}, bias={self.bias is not None}, padding_mode={self.padding_mode}"
+            f"{told(self.backend)}"
         )
 
 
@@ -174,7 +164,9 @@ def split_levels(channels: int, levels: Levels) -> tuple[tuple[int, int], ...]:
     return pairs
 
 
-def from_conv(conv: nn.Conv2d, *, levels: int | str = 4) -> CoConv2d:
+def from_conv(
+    conv: nn.Conv2d, *, levels: int | str = 4, backend: Backend | None = None
+) -> CoConv2d:
     """Return the CoConv that takes over the weight and the bias of a plain convolution.
 
     They stay the parameters they are, so an optimiser that holds them goes on with them.
@@ -189,43 +181,10 @@ def from_conv(conv: nn.Conv2d, *, levels: int | str = 4) -> CoConv2d:
         conv.in_channels, conv.out_channels, (conv.kernel_size[0], conv.kernel_size[1]),
         levels=levels, stride=(conv.stride[0], conv.stride[1]), dilation=conv.dilation[0],
         groups=conv.groups, bias=conv.bias is not None, padding_mode=conv.padding_mode,
-        device="meta",
+        backend=backend, device="meta",
     )  # fmt: skip
     take_over(op, conv)
     return op
-
-
-class _Piece(NamedTuple):
-    """Output channels that one call of the plain convolution computes.
-
-    `inputs` is the first of the input channels that it sees and their number, None for all.
-    """
-
-    width: int
-    inputs: tuple[int, int] | None
-    dilation: int
-    groups: int
-
-
-def _cut(levels: Sequence[tuple[int, int]], outputs: int, inputs: int) -> list[_Piece]:
-    """Cut the levels where a channel group begins or ends inside them.
-
-    `outputs` and `inputs` are channels per group. A piece is a run of whole groups, or a part of
-    one; without groups every level is one piece.
-    """
-    pieces = []
-    start, total = 0, sum(width for width, _ in levels)
-    for width, rate in levels:
-        stop = start + width
-        first, last = -(-start // outputs) * outputs, stop // outputs * outputs
-        edges = sorted({start, stop} | {edge for edge in (first, last) if start < edge < stop})
-        for a, b in pairwise(edges):
-            groups = (b - a) // outputs if a % outputs == b % outputs == 0 else 1
-            seen = (a // outputs * inputs, (-(-b // outputs) - a // outputs) * inputs)
-            everything = seen == (0, total // outputs * inputs)
-            pieces.append(_Piece(b - a, None if everything else seen, rate, groups))
-        start = stop
-    return pieces
 
 
 def _few(pairs: Sequence[object], most: int = 8) -> str:
@@ -239,7 +198,7 @@ def _top(levels: str) -> int:
     return int(match[1] or 4)
 
 
-def _layer(
+def _layer(  # noqa: PLR0913 - the arguments of the class
     *,
     channels: int = 64,
     out_channels: int | None = None,
@@ -249,10 +208,12 @@ def _layer(
     dilation: int = 1,
     groups: int = 1,
     bias: bool = True,
+    backend: Backend | None = None,
 ) -> CoConv2d:
     return CoConv2d(
         channels, or_same(out_channels, channels), kernel,
         levels=levels, stride=stride, dilation=dilation, groups=groups, bias=bias,
+        backend=backend,
     )  # fmt: skip
 
 

@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ctxbench.kernels import Backend, check_backend, told
+from ctxbench.kernels.ctxconv import Window, contextual_conv2d
 from ctxbench.ops._conv import (
     add_bias,
     check_input,
@@ -17,8 +19,6 @@ from ctxbench.ops._conv import (
     take_over,
 )
 from ctxbench.ops._norm import LayerNorm2d
-from ctxbench.ops._per_sample import conv2d_per_sample
-from ctxbench.ops._sampling import Window, dense_conv, depthwise_conv, sample
 from ctxbench.ops._spec import Layer, OpSpec, one_map, or_same
 
 Parts = Literal["both", "offsets", "kernels"]
@@ -65,6 +65,7 @@ class ContextualConv2d(nn.Module):
         parts: Parts = "both",
         mask: bool = True,
         norm: Norm = "batch",
+        backend: Backend | None = None,
     ) -> None:
         super().__init__()
         _check_choices(parts, norm)
@@ -72,6 +73,7 @@ class ContextualConv2d(nn.Module):
         _check_window(in_channels, out_channels, kernel_size, groups)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.context_channels, self.mask = context_channels, mask
+        self.backend = backend and check_backend(backend)
         self.kernel_size = (kernel_size, kernel_size)
         self.stride, self.dilation = (stride, stride), (dilation, dilation)
         self.padding = (dilation * (kernel_size // 2),) * 2
@@ -151,14 +153,12 @@ class ContextualConv2d(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Convolve x where and with what the prior says."""
-        if self.offset_net is None:
-            y = conv2d_per_sample(
-                x, self.kernels(x, context),
-                stride=self.stride, padding=self.padding, dilation=self.dilation,
-                groups=self.groups,
-            )  # fmt: skip
-        else:
-            y = self._displaced(x, context)
+        offset, mask = (None, None) if self.offset_net is None else self.sampling(x, context)
+        window = Window(self.kernel_size[0], self.stride[0], self.dilation[0])
+        y = contextual_conv2d(
+            x, self.weight, self._change(x, context), offset, mask,
+            window=window, groups=self.groups, backend=self.backend,
+        )  # fmt: skip
         return add_bias(y, self.bias)
 
     def _change(self, x: Tensor, context: Tensor | None) -> Tensor | None:
@@ -170,22 +170,6 @@ class ContextualConv2d(nn.Module):
             seen = torch.cat([context, seen], dim=1)
         change: Tensor = self.kernel_net(seen)
         return change.reshape(len(x), self.in_channels, self.kernel_size[0] ** 2)
-
-    def _displaced(self, x: Tensor, context: Tensor | None) -> Tensor:
-        offset, mask = self.sampling(x, context)
-        # places need float32: half precision is whole pixels from 1024 on, bfloat16 from 128 on
-        exact = torch.promote_types(x.dtype, torch.float32)
-        window = Window(self.kernel_size[0], self.stride[0], self.dilation[0])
-        mask = None if mask is None else mask.to(exact)
-        samples = sample(x.to(exact), offset.to(exact), mask, window)
-        if self.groups == 1:
-            change = self._change(x, context)
-            change = None if change is None else change.to(exact)
-            y = dense_conv(samples, self.weight.to(exact), change)
-        else:
-            y = depthwise_conv(samples, self.kernels(x, context).to(exact).flatten(2))
-        # the offset has the type that a convolution gives, also under autocast
-        return y.to(offset.dtype).reshape(len(x), self.out_channels, *offset.shape[2:])
 
     def _check_inputs(self, x: Tensor, context: Tensor | None) -> None:
         check_input("ContextualConv2d", self.in_channels, x)
@@ -204,7 +188,7 @@ class ContextualConv2d(nn.Module):
             f"stride={self.stride}, dilation={self.dilation}, groups={self.groups}, "
             f"bias={self.bias is not None}, context_channels={self.context_channels}, "
             f"offsets={self.offset_net is not None}, kernels={self.kernel_net is not None}, "
-            f"mask={self.mask}"
+            f"mask={self.mask}{told(self.backend)}"
         )
 
 
@@ -245,7 +229,12 @@ def _check_window(in_channels: int, out_channels: int, kernel_size: int, groups:
 
 
 def from_conv(
-    conv: nn.Conv2d, *, prior: bool = True, parts: Parts = "both", mask: bool = True
+    conv: nn.Conv2d,
+    *,
+    prior: bool = True,
+    parts: Parts = "both",
+    mask: bool = True,
+    backend: Backend | None = None,
 ) -> ContextualConv2d:
     """Return the contextual convolution that takes over the weight and the bias of a plain one.
 
@@ -268,7 +257,7 @@ def from_conv(
     op = ContextualConv2d(
         conv.in_channels, conv.out_channels, conv.kernel_size[0],
         stride=conv.stride[0], dilation=conv.dilation[0], groups=conv.groups,
-        bias=conv.bias is not None, parts=parts, mask=mask,
+        bias=conv.bias is not None, parts=parts, mask=mask, backend=backend,
     ).to(conv.weight)  # fmt: skip
     take_over(op, conv)
     return op
@@ -287,11 +276,13 @@ def _layer(  # noqa: PLR0913 - the arguments of the class
     parts: Parts = "both",
     mask: bool = True,
     norm: Norm = "batch",
+    backend: Backend | None = None,
 ) -> ContextualConv2d:
     op = ContextualConv2d(
         channels, or_same(out_channels, channels), kernel,
         context_channels=context_channels, stride=stride, dilation=dilation,
         groups=channels if depthwise else 1, bias=bias, parts=parts, mask=mask, norm=norm,
+        backend=backend,
     )  # fmt: skip
     return _nudged(op, 0.01)
 

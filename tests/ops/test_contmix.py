@@ -5,8 +5,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ctxbench
-from ctxbench.ops import ContMix, ContMixBlock, DynamicBlock
-from ctxbench.ops._neighbourhood import aggregate
+from ctxbench.kernels.contmix import make_kernels
+from ctxbench.kernels.contmix._reference import aggregate
+from ctxbench.ops import ContMix, ContMixBlock, DynamicBlock, _mixing
 from tests.conformance import vectors
 from tests.ops.test_reparam import assert_same, drawn, entries
 from tests.reference.contmix import contmix_block, kernels, mix, window_start
@@ -76,12 +77,15 @@ def test_the_blocks_show_the_kernels_that_they_mix_with(monkeypatch):
         (DynamicBlock(8, 4, 7), (x, context, reference)),
     ):
         made = []
-        contmix = drawn(op).block.mixer.contmix
-        make = contmix.kernels
-        monkeypatch.setattr(contmix, "kernels", lambda *a, m=make, s=made: s.append(m(*a)) or s[-1])
+        drawn(op)
+
+        def remember(values, *parts, kernel_size, backend, made=made):
+            made.append(make_kernels(*parts))
+            return values
+
+        monkeypatch.setattr(_mixing, "mix", remember)
         op(*inputs)
-        op.kernels(*inputs)
-        torch.testing.assert_close(made[0], made[1], rtol=0, atol=0)
+        torch.testing.assert_close(tuple(made), op.kernels(*inputs), rtol=0, atol=0)
 
 
 def _dynamic_macs(c, p, places, kernel_sizes, groups):

@@ -17,6 +17,7 @@ every_layer = pytest.mark.parametrize("name", LAYERS)
 
 # a value that each option takes besides its default; channels of 32 suit all operators
 OTHER = {
+    "backend": "reference",
     "channels": "32", "out_channels": "96", "kernel": "13", "stride": "2", "dilation": "2",
     "groups": "2", "depthwise": "true", "bias": "false", "levels": "top3", "parts": "kernels",
     "mask": "false", "norm": "layer", "context_channels": "12", "small_kernel": "3", "heads": "2",

@@ -5,8 +5,8 @@ from torch import nn
 
 from ctxbench import create_model
 from ctxbench.errors import VisualizeError
+from ctxbench.kernels.contmix._reference import aggregate
 from ctxbench.ops import ContMix, ContMixBlock
-from ctxbench.ops._neighbourhood import aggregate
 from ctxbench.visualize.dynamic_kernels import (
     cell_at,
     dynamic_kernels,

@@ -1,7 +1,19 @@
-"""Neighbourhood aggregation: a weighted sum over a window that stays inside the map."""
+"""The kernels of all positions, and a weighted sum over windows that stay inside the map."""
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+
+def make_kernels(
+    affinity_BGLHW: Tensor, weight_TL: Tensor, bias_T: Tensor, table_GYX: Tensor
+) -> Tensor:
+    """Return the kernel of every position, (B, G, T, H, W), which sums to one over its taps."""
+    height, width = affinity_BGLHW.shape[-2:]
+    heads_BLHW = affinity_BGLHW.flatten(0, 1)  # those of all samples share one projection
+    logits = F.conv2d(heads_BLHW, weight_TL[:, :, None, None], bias_T)
+    logits = logits.reshape(*affinity_BGLHW.shape[:2], len(weight_TL), height, width)
+    return (logits + spread_bias(table_GYX, height, width)).softmax(2)
 
 
 def aggregate(values_BGCHW: Tensor, weights_BGTHW: Tensor, kernel_size: int) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ctxbench.kernels._per_sample import conv2d_per_sample
+
 
 class Window(NamedTuple):
     """The geometry of a square convolution with "same" padding."""
@@ -13,6 +15,48 @@ class Window(NamedTuple):
     kernel_size: int
     stride: int
     dilation: int
+
+
+def contextual_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    change_BCT: Tensor | None,
+    offset: Tensor | None,
+    mask: Tensor | None,
+    *,
+    window: Window,
+    groups: int,
+) -> Tensor:
+    """Return the convolution (B, O, Y, X), of what all taps read or tap by tap."""
+    if offset is None:
+        return _in_place(x, weight, change_BCT, window, groups)
+    # places need float32: half precision is whole pixels from 1024 on, bfloat16 from 128 on
+    exact = torch.promote_types(x.dtype, torch.float32)
+    mask = None if mask is None else mask.to(exact)
+    change = None if change_BCT is None else change_BCT.to(exact)
+    samples = sample(x.to(exact), offset.to(exact), mask, window)
+    if groups == 1:
+        y = dense_conv(samples, weight.to(exact), change)
+    else:
+        kernels = weight.to(exact).flatten(1)
+        y = depthwise_conv(samples, kernels[None] if change is None else kernels + change)
+    # the offset has the type that a convolution gives, also under autocast
+    return y.to(offset.dtype).reshape(len(x), len(weight), *offset.shape[2:])
+
+
+def _in_place(
+    x: Tensor, weight: Tensor, change_BCT: Tensor | None, window: Window, groups: int
+) -> Tensor:
+    """Return the convolution with the kernels of each sample, whose taps stay in place."""
+    stride, dilation = (window.stride,) * 2, (window.dilation,) * 2
+    padding = (window.dilation * (window.kernel_size // 2),) * 2
+    if change_BCT is None:
+        return F.conv2d(x, weight, None, stride, padding, dilation, groups)
+    change = change_BCT.reshape(*change_BCT.shape[:2], *weight.shape[2:])
+    return conv2d_per_sample(
+        x, weight + change.unsqueeze(1 if groups == 1 else 2),
+        stride=stride, padding=padding, dilation=dilation, groups=groups,
+    )  # fmt: skip
 
 
 class Samples(NamedTuple):

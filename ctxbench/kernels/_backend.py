@@ -1,0 +1,96 @@
+"""Which backend computes: the innermost `with` says, else the operator, else it is torch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ctxbench.errors import BackendError, UnknownNameError
+
+Backend = Literal["reference", "torch", "triton"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+DEFAULT: Backend = "torch"
+
+# what the innermost use_backend has chosen; a plain global, which torch.compile guards on
+_inside: Backend | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Formulation:
+    """What a backend has for an operator: how it computes, and where it applies, in words."""
+
+    words: str
+    applies: str
+
+
+def check_backend(name: str) -> Backend:
+    """Return the name of a backend. Raises: UnknownNameError."""
+    for known in BACKENDS:
+        if name == known:
+            return known
+    raise UnknownNameError("backend", name, BACKENDS)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Compute every operator that runs inside, in any thread, with one backend.
+
+    It counts more than what operators were built with; of two, the inner one counts.
+
+        with ctxbench.use_backend("triton"):
+            y = model(x)
+
+    Raises: UnknownNameError for a backend that does not exist; whoever runs an operator that the
+            backend has no answer for gets a BackendError there.
+    """
+    global _inside  # noqa: PLW0603 - what a context manager is for
+    chosen, before = check_backend(name), _inside
+    _inside = chosen
+    try:
+        yield
+    finally:
+        _inside = before
+
+
+def choose(own: Backend | None) -> Backend:
+    """Return the backend that computes an operator which was built with `own`."""
+    return _inside or own or DEFAULT
+
+
+def told(own: Backend | None) -> str:
+    """Return what the description of an operator says of the backend that it was built with."""
+    return f", backend={own}" if own else ""
+
+
+def check_triton(operator: str, *tensors: Tensor | None) -> None:
+    """Raise BackendError where Triton cannot compute with these tensors."""
+    way_out = "Use backend='torch', which runs everywhere."
+    if find_spec("triton") is None:
+        raise BackendError(
+            f"{operator}: backend='triton' needs the package triton, which comes with torch for "
+            f"CUDA. {way_out}"
+        )
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise BackendError(
+                f"{operator}: backend='triton' takes float32, bfloat16 and float16; got "
+                f"{str(tensor.dtype).removeprefix('torch.')}. {way_out}"
+            )
+        if not (tensor.is_cuda or interprets()):
+            raise BackendError(
+                f"{operator}: backend='triton' needs an NVIDIA GPU; got a tensor on "
+                f"{tensor.device}. {way_out}"
+            )
+
+
+def interprets() -> bool:
+    """Whether Triton interprets its kernels, so that they run on a CPU: TRITON_INTERPRET=1."""
+    from triton import knobs
+
+    return bool(knobs.runtime.interpret)
