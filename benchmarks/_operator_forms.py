@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
+from ctxbench.kernels.contmix._reference import aggregate
 from ctxbench.ops import (
     CGConv2d,
     CoConv2d,
@@ -25,7 +26,6 @@ from ctxbench.ops import (
     RepConvBlock,
     contmix,
 )
-from ctxbench.kernels.contmix._reference import aggregate
 
 BATCH = 4
 CONTEXT = 64  # width of the vector that a contextual convolution sees besides its map
