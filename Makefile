@@ -63,11 +63,11 @@ gallery: .venv/run
 	  --name gallery/erf --out $(OUT)
 
 # speed and memory on one thread: of counting beside other counters, about 20 minutes; of the
-# operators beside the obvious formulation, about 5 minutes; of training beside a bare loop, about 15
+# operators beside the plain convolution, about 20 minutes; of training beside a bare loop, about 15
 benchmark: .venv/run
 	$(INSTALL) --editable '.[bench]'
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/counting.py --out $(OUT)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/operators.py --out $(OUT)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/kernels.py --out $(OUT)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training.py --out $(OUT)
 
 clean:

@@ -47,6 +47,25 @@ OPERATORS = (
     # whole blocks: one mixes with dynamic kernels, the other with a large one
     Group((f"op/contmix:{DEPTHWISE}:heads=2:folded=true",), f"op/repconv:{DEPTHWISE}:folded=true"),
 )
+# the same networks with what can be folded into convolutions folded
+PREPARED = (
+    Group(("resnet50:prepared=true", *(f"{name}:prepared=true" for name in RESNETS)), "resnet50"),
+    Group(
+        tuple(
+            f"{name}:prepared=true"
+            for name in ("convnext_tiny", "ctx_convnext_tiny", "overlock_xt")
+        ),
+        "convnext_tiny",
+    ),
+)
+
+
+def _by_backend(name, groups):
+    """Return the groups with their networks computed by one backend."""
+    return tuple(
+        Group(tuple(f"{spec}:backend={name}" for spec in specs), against)
+        for specs, against in groups
+    )
 
 
 def _unfolded(groups):
@@ -57,10 +76,17 @@ def _unfolded(groups):
 
 # (groups, batches, settings), in the order of what is worth knowing first
 ON_GPU = (
+    (_by_backend("triton", NETWORKS), (128, 1), {"dtype": "bf16", "layout": "channels_last"}),
     (NETWORKS, (128, 1), {"dtype": "bf16", "layout": "channels_last"}),
+    (PREPARED, (128, 1), {"dtype": "bf16", "layout": "channels_last"}),
     (NETWORKS, (128, 1), {"dtype": "fp32"}),
     (OPERATORS, (128,), {"dtype": "bf16", "layout": "channels_last"}),
     (_unfolded(NETWORKS), (128,), {"dtype": "bf16", "layout": "channels_last", "mode": "training"}),
+    (
+        _by_backend("triton", _unfolded(NETWORKS)),
+        (128,),
+        {"dtype": "bf16", "layout": "channels_last", "mode": "training"},
+    ),
     (NETWORKS, (128, 1), {"dtype": "bf16", "layout": "channels_last", "backend": "compiled"}),
     (OPERATORS, (128,), {"dtype": "fp32"}),
     (NETWORKS, (1,), {"dtype": "bf16", "backend": "cudagraph"}),
@@ -72,6 +98,7 @@ ON_CPU = (
     (_unfolded(OPERATORS), (4,), {"mode": "training"}),
     (NETWORKS, (4,), {"layout": "channels_last"}),
     (NETWORKS, (4,), {"dtype": "bf16"}),
+    (PREPARED, (1, 4), {}),
     (NETWORKS, (1,), {"backend": "compiled"}),
 )
 # of the networks: one that all machines can afford to test this program with

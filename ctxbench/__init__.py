@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ctxbench.api.costs import check_claims, count_costs, describe_models
+    from ctxbench.api.costs import (
+        check_claims,
+        count_costs,
+        describe_backends,
+        describe_models,
+    )
     from ctxbench.api.experiments import (
         experiment_status,
         experiment_table,
@@ -22,11 +27,13 @@ if TYPE_CHECKING:
     from ctxbench.api.timing import time_networks
     from ctxbench.errors import CtxbenchError
     from ctxbench.export import export_onnx
+    from ctxbench.kernels import use_backend
     from ctxbench.measure.flops import Count, count
     from ctxbench.models import (
         create_model,
         list_models,
         load_checkpoint,
+        prepare,
         replace_conv,
         save_checkpoint,
     )
@@ -57,6 +64,7 @@ __all__ = [
     "count",
     "count_costs",
     "create_model",
+    "describe_backends",
     "describe_models",
     "draw_networks",
     "experiment_status",
@@ -66,12 +74,14 @@ __all__ = [
     "list_tables",
     "load_checkpoint",
     "plan_experiment",
+    "prepare",
     "read_rows",
     "read_table",
     "replace_conv",
     "run_experiment",
     "save_checkpoint",
     "time_networks",
+    "use_backend",
 ]
 
 _HOMES = {
@@ -84,6 +94,7 @@ _HOMES = {
     "RepConvBlock": "ctxbench.ops",
     "check_claims": "ctxbench.api.costs",
     "count_costs": "ctxbench.api.costs",
+    "describe_backends": "ctxbench.api.costs",
     "describe_models": "ctxbench.api.costs",
     "experiment_status": "ctxbench.api.experiments",
     "experiment_table": "ctxbench.api.experiments",
@@ -99,11 +110,13 @@ _HOMES = {
     "time_networks": "ctxbench.api.timing",
     "CtxbenchError": "ctxbench.errors",
     "export_onnx": "ctxbench.export",
+    "use_backend": "ctxbench.kernels",
     "Count": "ctxbench.measure.flops",
     "count": "ctxbench.measure.flops",
     "create_model": "ctxbench.models",
     "list_models": "ctxbench.models",
     "load_checkpoint": "ctxbench.models",
+    "prepare": "ctxbench.models",
     "replace_conv": "ctxbench.models",
     "save_checkpoint": "ctxbench.models",
 }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ctxbench.errors import CtxbenchError, MissingPackageError
+from ctxbench.kernels import use_backend
 from ctxbench.models._mode import evaluating
 from ctxbench.models.saving import write_new
 
@@ -32,7 +33,8 @@ def export_program(model: nn.Module, x: Tensor, *, dynamic_batch: bool = True) -
     convolutions choose between two orders of multiplying, for speed, and a program takes the batch
     sizes for which the choice stays that of `x`: see its `range_constraints`.
     A dynamic batch is traced as by torch.compile, which takes several times as long: the other
-    tracer takes `len(x)` for a number.
+    tracer takes `len(x)` for a number. Operators are traced in their plain form, the backend
+    `reference`, so that no operator of ours is in the program.
     Raises: ExportError if the network cannot be traced, or does not take `x`.
     """
     _check_takes(model, x)
@@ -96,7 +98,7 @@ def _export(
     model: nn.Module, x: Tensor, *, strict: bool, shapes: tuple[dict[int, Any], ...] | None
 ) -> ExportedProgram:
     try:
-        with evaluating(model):
+        with evaluating(model), use_backend("reference"):
             return torch.export.export(model, (x,), dynamic_shapes=shapes, strict=strict)
     except (torch._dynamo.exc.TorchDynamoException, RuntimeError, ValueError) as error:
         name = type(model).__name__
@@ -106,7 +108,7 @@ def _export(
 def _check_takes(model: nn.Module, x: Tensor) -> None:
     """Raise ExportError for an input that the network itself refuses, with its reason."""
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad(), use_backend("reference"):
             model(x)
     except (RuntimeError, ValueError) as error:
         shape = "x".join(map(str, x.shape))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ctxbench.kernels import KERNELS
 from ctxbench.latency.subject import check_folding
 from ctxbench.models import resolve
 from ctxbench.ops import OPS
@@ -19,21 +20,18 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    subprocess.run(
-        [sys.executable, BENCHMARKS / "operators.py", "--small", "--runs", "1", "--out", out],
-        check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    return [json.loads(line) for line in (out / "raw/operators.jsonl").read_text().splitlines()]
+    words = ("--small", "--runs", "1", "--batches", "2")
+    return _rows([sys.executable, BENCHMARKS / "kernels.py"], *words, kind="operators", out=out)
 
 
-def test_every_case_has_three_forms_and_two_tasks(rows):
+def test_every_case_has_each_backend_that_runs_here_and_two_tasks(rows):
     found = defaultdict(set)
     for row in rows:
         found[row["operator"], row["case"]].add((row["form"], row["task"]))
-    forms = ("ours", "obvious", "plain")
-    assert list(found.values()) == [
-        {(form, task) for form in forms for task in ("forward", "training")}
-    ] * len(found)
+    for (operator, _), forms in found.items():
+        backends = ("torch", "reference") if operator.split()[0] in KERNELS else ("torch",)
+        wanted = (*backends, "obvious", "plain")
+        assert forms == {(form, task) for form in wanted for task in ("forward", "training")}
 
 
 def test_every_form_of_an_operator_computes_the_same(rows):
@@ -42,10 +40,21 @@ def test_every_form_of_an_operator_computes_the_same(rows):
     assert all(row["max_difference"] is None for row in rows if row["form"] == "plain")
 
 
-def test_the_obvious_form_is_what_the_others_are_compared_with(rows):
-    first = {(row["operator"], row["case"], row["task"]): row for row in reversed(rows)
-             if row["form"] == "obvious"}  # fmt: skip
-    assert {row["ratio_to_obvious"] for row in first.values()} == {1.0}
+def test_the_ratios_are_those_to_the_obvious_and_to_the_plain_form(rows):
+    for form, name in (("obvious", "ratio_to_obvious"), ("plain", "ratio_to_plain")):
+        first = {(row["operator"], row["case"], row["task"]): row for row in reversed(rows)
+                 if row["form"] == form}  # fmt: skip
+        assert {row[name] for row in first.values()} == {1.0}
+
+
+def test_the_share_of_the_roof_is_that_of_the_longer_of_products_and_copies(rows, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import kernels
+
+    ceilings = {"gflops_s": 100.0, "gb_s": 10.0}
+    assert kernels._roof_ms((50_000_000, 1), "forward", ceilings) == pytest.approx(1)
+    assert kernels._roof_ms((1, 10_000_000), "training", ceilings) == pytest.approx(3)
+    assert all(0 < row["roof_share"] < 1 for row in rows)
 
 
 def test_every_operator_is_measured(rows):

@@ -20,6 +20,7 @@ from ctxbench.ablate.train import train
 from ctxbench.ablate.trial import Run, Trial
 from ctxbench.ablate.work import Ending, Result, Task, Train, came_meanwhile
 from ctxbench.errors import CtxbenchError, RecordsError
+from ctxbench.kernels import inside
 from ctxbench.records import prepare
 
 _POLL_S = 1.0
@@ -92,9 +93,15 @@ def run_all(
     Those that another process works on are waited for, and taken over if it dies. Ctrl-C and
     SIGTERM let the trials under way finish their step and save; `on_event` may be called from the
     handler of a signal.
-    Raises: CtxbenchError for what is not the trial's own and has no row, when all else is done;
-    KeyboardInterrupt at a second Ctrl-C.
+    Raises: CtxbenchError for what is not the trial's own and has no row, when all else is done, and
+    inside `use_backend`, of which the identity of a trial would not tell; KeyboardInterrupt at a
+    second Ctrl-C.
     """
+    if inside() is not None:
+        raise CtxbenchError(
+            f"Inside use_backend({inside()!r}) nothing is trained: a trial would not say so. Write "
+            f"backend={inside()} into the spec of the model."
+        )
     for folder in (out / "raw", trials_of(out)):
         prepare(folder)
     stopping = Stopping()

@@ -13,7 +13,7 @@ from ctxbench.claims.verdict import check_verdict, judge_all
 from ctxbench.errors import SpecError
 from ctxbench.measure.conventions import convention as look_up
 from ctxbench.measure.costs import LayerRow, Setting, warnings_of
-from ctxbench.models.listing import listing
+from ctxbench.models.listing import backends, listing
 from ctxbench.records import Row, as_row
 
 _COSTS = ("model", "input_shape", "params", "macs", "flops")
@@ -32,6 +32,22 @@ def describe_models(pattern: str = "*") -> DataFrame:
     Raises: UnknownNameError if nothing matches.
     """
     return frame_of(listing(pattern))
+
+
+def describe_backends(pattern: str = "*") -> DataFrame:
+    """List what computes each operator, how, where it applies, and whether it can here.
+
+    `here` is "yes", or why not. A network or an operator is given one by `backend=` in its spec;
+    `use_backend` chooses for all that runs inside it.
+
+    >>> describe_backends("op/coconv")[["backend", "here"]].head(2)
+         backend here
+    0  reference  yes
+    1      torch  yes
+
+    Raises: UnknownNameError if nothing matches.
+    """
+    return frame_of(backends(pattern))
 
 
 def count_costs(  # noqa: PLR0913 - the options of `ctxbench flops`

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).parents[1]
-_ROOMS = ("models", "ops")  # where names come from
+_ROOMS = ("models", "ops", "kernels")  # where names come from
 # what a broken installation raises: a shell that completes must not show it
 _BROKEN = (ImportError, OSError, RuntimeError, AttributeError)
 
@@ -87,6 +87,6 @@ def _folder() -> Path:
 
 
 def _stamp_of_sources() -> str:
-    files = sorted(path for room in _ROOMS for path in (_ROOT / room).glob("*.py"))
+    files = sorted(path for room in _ROOMS for path in (_ROOT / room).rglob("*.py"))
     told = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
     return hashlib.sha256(repr(told).encode()).hexdigest()

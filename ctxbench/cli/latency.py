@@ -24,6 +24,7 @@ _COLUMNS = {
     "image_size": "image",
     "dtype": "dtype",
     "backend": "backend",
+    "op_backend": "operators by",
     "status": "status",
     "ratio": "x latency",
     "ratio_low": "low",
@@ -183,8 +184,14 @@ def latency(
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Name the columns that hold something, and of what was asked only what differs."""
+    """Name the columns that hold something, and of what was asked only what differs.
+
+    What computes the operators is named where anything but the default does.
+    """
+    from ctxbench.report.timings import asked_backend
+
     same = [key for key in _ASKED if len({str(row[key]) for row in rows}) == 1]
+    same += [] if any(map(asked_backend, rows)) else ["op_backend"]
     used = [key for key in _COLUMNS if any(row.get(key) is not None for row in rows)]
     return {key: _COLUMNS[key] for key in used if key not in same}
 

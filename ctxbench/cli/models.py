@@ -6,6 +6,7 @@ import typer
 
 from ctxbench.cli._complete import complete_name
 from ctxbench.cli._options import FormatOption, progress
+from ctxbench.errors import SpecError
 
 _COLUMNS = {
     "kind": "kind",
@@ -14,6 +15,13 @@ _COLUMNS = {
     "image_px": "image px",
     "baseline": "baseline",
     "source": "source",
+}
+_BACKENDS = {
+    "operator": "operator",
+    "backend": "backend",
+    "computes": "how it computes",
+    "applies": "where it applies",
+    "here": "here",
 }
 
 
@@ -28,6 +36,10 @@ def models(
     macs: Annotated[
         bool, typer.Option("--macs", help="Count MACs, too: a second for each network.")
     ] = False,
+    with_backends: Annotated[
+        bool,
+        typer.Option("--backends", help="Show what computes each operator, and if it can here."),
+    ] = False,
     form: FormatOption = "table",
 ) -> None:
     """List operators and networks: parameters, baseline, the paper.
@@ -35,10 +47,17 @@ def models(
     Example: ctxbench models coresnet50 --long
 
     Example: ctxbench models 'op/*' --macs
+
+    Example: ctxbench models --backends
     """
-    from ctxbench.models.listing import listing
+    from ctxbench.models.listing import backends, listing
     from ctxbench.render import render
 
+    if with_backends:
+        if long or macs:
+            raise SpecError("--backends lists no networks. Leave --long and --macs out.")
+        typer.echo(render(backends(pattern), _BACKENDS, form))
+        return
     columns = dict(_COLUMNS)
     rows = listing(pattern)
     if macs:

@@ -25,11 +25,12 @@ def examine(out: Path = Path("results")) -> Iterator[Finding]:
         return
     yield from machine()
     try:
-        from ctxbench.doctor._operators import operators
+        from ctxbench.doctor._operators import backends, operators
     except BROKEN as error:  # torch is there, and something that the operators import is not
         yield finding("wrong", "operators", "cannot be imported", first_line(error))
         return
     import torch
 
+    yield from backends()
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         yield from operators(device)

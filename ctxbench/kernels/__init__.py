@@ -8,7 +8,12 @@ Every folder offers its operator as one function, and computes it in three ways,
 
 `backend=` of an operator or a spec chooses one; `use_backend` chooses for all that runs inside it.
 Nothing is chosen by what happens to be installed, and all of them count the same MACs.
+
+torch's FlopCounterMode is told what operators cost if it is loaded before this room is; it loads
+much, so this room does not. Later, importing `ctxbench.kernels.flops` tells it.
 """
+
+import sys
 
 from ctxbench.kernels._backend import (
     BACKENDS,
@@ -16,8 +21,10 @@ from ctxbench.kernels._backend import (
     Formulation,
     check_backend,
     choose,
+    inside,
     told,
     use_backend,
+    why_not_here,
 )
 from ctxbench.kernels.cgc import FORMULATIONS as _CGC
 from ctxbench.kernels.coconv import FORMULATIONS as _COCONV
@@ -31,8 +38,10 @@ __all__ = [
     "Formulation",
     "check_backend",
     "choose",
+    "inside",
     "told",
     "use_backend",
+    "why_not_here",
 ]
 
 # operator -> backend -> how it computes; operators that are not here are made of plain layers
@@ -43,3 +52,6 @@ KERNELS: dict[str, dict[Backend, Formulation]] = {
     "contmix": _CONTMIX,
     "dynamic_block": _CONTMIX,
 }
+
+if "torch.utils.flop_counter" in sys.modules:
+    from ctxbench.kernels import flops  # noqa: F401 - tells it

@@ -15,7 +15,9 @@ Backend = Literal["reference", "torch", "triton"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 DEFAULT: Backend = "torch"
 
-# what the innermost use_backend has chosen; a plain global, which torch.compile guards on
+# what each use_backend that is open has chosen, the innermost last, and that one by itself: a plain
+# global, which torch.compile guards on
+_open: dict[object, Backend] = {}
 _inside: Backend | None = None
 
 
@@ -39,7 +41,7 @@ def check_backend(name: str) -> Backend:
 def use_backend(name: str) -> Iterator[None]:
     """Compute every operator that runs inside, in any thread, with one backend.
 
-    It counts more than what operators were built with; of two, the inner one counts.
+    It counts more than what operators were built with; of two, the one that was opened last counts.
 
         with ctxbench.use_backend("triton"):
             y = model(x)
@@ -48,12 +50,18 @@ def use_backend(name: str) -> Iterator[None]:
             backend has no answer for gets a BackendError there.
     """
     global _inside  # noqa: PLW0603 - what a context manager is for
-    chosen, before = check_backend(name), _inside
-    _inside = chosen
+    chosen, key = check_backend(name), object()
+    _open[key] = _inside = chosen
     try:
         yield
     finally:
-        _inside = before
+        del _open[key]  # threads may leave theirs in another order
+        _inside = next(reversed(_open.values()), None)
+
+
+def inside() -> Backend | None:
+    """Return what the innermost `use_backend` has chosen; None outside of all."""
+    return _inside
 
 
 def choose(own: Backend | None) -> Backend:
@@ -64,6 +72,17 @@ def choose(own: Backend | None) -> Backend:
 def told(own: Backend | None) -> str:
     """Return what the description of an operator says of the backend that it was built with."""
     return f", backend={own}" if own else ""
+
+
+def why_not_here(name: Backend) -> str | None:
+    """Say in a few words why a backend cannot run on this machine; None if it can."""
+    if name != "triton":
+        return None
+    if find_spec("triton") is None:
+        return "needs the package triton"
+    if torch.cuda.is_available() or interprets():
+        return None
+    return "needs an NVIDIA GPU"
 
 
 def check_triton(operator: str, *tensors: Tensor | None) -> None:

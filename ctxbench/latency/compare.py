@@ -20,7 +20,7 @@ from ctxbench.latency.protocol import (
     take_turns,
 )
 from ctxbench.latency.rows import LatencyRow, LayerTimeRow
-from ctxbench.latency.subject import check_folding
+from ctxbench.latency.subject import check_folding, check_op_backend, op_backend
 from ctxbench.latency.summary import Found, Machine, Summary, slowest
 from ctxbench.latency.worker import Worker
 from ctxbench.measure.costs import Setting, count_spec
@@ -67,6 +67,7 @@ def measure_all(
     for condition in conditions:
         for name in names:
             check_folding(name, condition)
+            check_op_backend(name, condition)
             count_one(name, condition)  # what cannot run is told before anything is measured
     known: dict[tuple[str, str], Machine] = {}
     for condition in conditions:
@@ -110,7 +111,7 @@ def measure(
     check([condition])
     names = list(dict.fromkeys([*specs, *([against] if against else [])]))
     counts = {name: count_one(name, condition) for name in names}
-    found = {name: Found() for name in names}
+    found = {name: Found(op_backend=op_backend(name)) for name in names}
     launches: list[Launch] = []
     with tempfile.TemporaryDirectory(prefix="ctxbench-", ignore_cleanup_errors=True) as folder:
         run = _Run(condition, plan, against, per_layer, Path(folder), found)
@@ -163,7 +164,8 @@ def measure_largest(
     finally:
         worker.close()
     if not fitting:
-        found = Found(failure=f"not even a batch of {failing} fits")
+        reason = f"not even a batch of {failing} fits"
+        found = Found(failure=reason, op_backend=op_backend(spec))
         summary = Summary(condition, plan, None, f"{time.time_ns():x}", machine)
         row = summary.row(spec, count_one(spec, condition), found, [])
         return replace(row, failing_batch=failing)

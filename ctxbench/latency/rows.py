@@ -14,6 +14,8 @@ class LatencyRow:
 
     status        "ok", "out of memory", or why there is no number
     group         the same for all rows of networks that were timed in turns
+    backend       what runs the network: eager, compiled, cudagraph
+    op_backend    what computes our operators in it: torch, triton, reference; None if it has none
     macs          of the forward pass of the whole batch
     traffic_bytes what the operators of an eager forward pass read and write
     median_ms     of a step (training) or forward pass: the median over launches of the medians
@@ -50,6 +52,7 @@ class LatencyRow:
     cache: str
     params: int
     macs: int | None
+    op_backend: str | None = None
     traffic_bytes: int | None = None
     weights_mib: float | None = None
     median_ms: float | None = None
@@ -119,3 +122,4 @@ class LayerTimeRow:
     against_kind: str | None
     against_macs: int | None
     against_ms: float | None
+    op_backend: str | None = None

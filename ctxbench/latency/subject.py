@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ctxbench.errors import LatencyError
+from ctxbench.kernels import inside, use_backend
 from ctxbench.latency.condition import Condition
-from ctxbench.models import resolve
+from ctxbench.models import resolve, without_weights
 from ctxbench.models.foreign import is_foreign
 from ctxbench.models.overlock import OverLoCK
-from ctxbench.ops import DilatedReparam
+from ctxbench.models.preparing import prepare, split_prepared
+from ctxbench.ops import DilatedReparam, backends_in, operators_in
 
 DTYPES = {
     "fp32": torch.float32,
@@ -26,6 +28,7 @@ DTYPES = {
 TOLERANCES = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2, "fp16": 5e-2}
 # options of a spec that ask for another way of computing the same
 _FOLDED = ("reparam=true", "folded=true")
+PLAIN = "reference"  # the backend that others are held against
 _LR, _MOMENTUM = 1e-4, 0.9
 
 
@@ -158,7 +161,13 @@ class Subject:
     def fast(self) -> bool:
         """Whether the condition or the spec asks for another way of computing."""
         plain = self.condition.layout == "contiguous" and self.condition.backend == "eager"
-        return self.folds or not plain
+        return self.folds or not plain or self._asks_for_kernels
+
+    @property
+    def _asks_for_kernels(self) -> bool:
+        """Whether a backend is named, by the spec or `use_backend`, that is not the plain one."""
+        named = inside() or any(operator.backend for operator in operators_in(self.model))
+        return bool(named) and backends_in(self.model) not in ([], [PLAIN])
 
     def make_fast(self) -> None:
         """Fold, lay out and compile the network as asked; asked again, it stays as it is."""
@@ -167,7 +176,7 @@ class Subject:
         self._made_fast = True
         if self.folds:  # in float32: the plain model has been rounded already
             torch.manual_seed(self.condition.seed)
-            self.model = self._place(_fold(self._network.build().eval()))
+            self.model = self._place(self._folded(self._network.build().eval()))
         if self.condition.layout == "channels_last":
             self.model.to(memory_format=torch.channels_last)
         self._lay_out_inputs()
@@ -179,12 +188,22 @@ class Subject:
         elif self.condition.backend == "cudagraph":
             self._capture()
 
+    def _folded(self, model: nn.Module) -> nn.Module:
+        if split_prepared(self.spec)[1]:
+            return prepare(model, *self._network.inputs(1, *self.condition.image_size))
+        return _fold(model)
+
     def _lay_out_inputs(self) -> None:
         if self.condition.layout == "channels_last":
             self.inputs = tuple(map(_channels_last, self.inputs))
 
     def results(self) -> list[Tensor]:
         """Return what one step computes: the output, or the loss and every gradient."""
+        plain = self._asks_for_kernels and not self._made_fast
+        with use_backend(PLAIN) if plain else nullcontext():
+            return self._results()
+
+    def _results(self) -> list[Tensor]:
         with self.grad_mode():
             result = self._call(*self.inputs)
             if self.condition.mode == "inference":
@@ -242,13 +261,28 @@ def check_folding(spec: str, condition: Condition) -> None:
         raise LatencyError(f"{spec} is folded for inference. Train the unfolded {plain}.")
 
 
+def op_backend(spec: str) -> str | None:
+    """Return the backend that computes the operators of a network here, or None if it has none."""
+    return "+".join(backends_in(without_weights(resolve(spec)))) or None
+
+
+def check_op_backend(spec: str, condition: Condition) -> None:
+    """Refuse to time on a CPU what only GPUs compute; Triton's interpreter says nothing of time."""
+    if not condition.cuda and "triton" in (op_backend(spec) or ""):
+        raise LatencyError(
+            f"{spec} is computed by triton, which needs an NVIDIA GPU; got --device "
+            f"{condition.device}. Use --device cuda, or backend=torch."
+        )
+
+
 def _unfolded(spec: str) -> tuple[str, bool]:
     """Return the spec of the network before it is folded, and whether it is to be folded."""
-    if is_foreign(spec.partition(":")[0]):  # its options mean what they like
-        return spec, False
+    spec, prepares = split_prepared(spec)
+    if is_foreign(spec.partition(":")[0]):  # its other options mean what they like
+        return spec, prepares
     parts = spec.split(":")
     kept = [part for part in parts if part.lower() not in _FOLDED]
-    return ":".join(kept), kept != parts
+    return ":".join(kept), prepares or kept != parts
 
 
 def _fold(model: nn.Module) -> nn.Module:

@@ -37,7 +37,10 @@ class Machine:
 
 @dataclass(slots=True)
 class Found:
-    """What was found out about one network beside its turns; `failure` says why it has none."""
+    """What was found out about one network beside its turns; `failure` says why it has none.
+
+    `op_backend` computes its operators.
+    """
 
     ready: list[Ready] = field(default_factory=list)
     traffic_bytes: int | None = None
@@ -46,6 +49,7 @@ class Found:
     layers: list[dict[str, float]] = field(default_factory=list)
     peaks: dict[str, float | None] = field(default_factory=dict)
     failure: str | None = None
+    op_backend: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,12 @@ class Summary:
     ) -> LatencyRow:
         """Make the row of one network."""
         macs = None if counted.uncounted else counted.macs * self.condition.batch
-        values = {"params": counted.params, "macs": macs, **self._asked(name)}
+        values = {
+            "params": counted.params,
+            "macs": macs,
+            "op_backend": found.op_backend,
+            **self._asked(name),
+        }
         if found.failure:
             return LatencyRow(status="out of memory", notes=[found.failure], **values)
         values |= _readiness(found.ready) | found.peaks | _times(_blocks(name, launches))
@@ -94,7 +103,7 @@ class Summary:
             for key in ("macs", "against_macs"):
                 if values[key] is not None:
                     values[key] *= self.condition.batch
-            yield LayerTimeRow(**asked, **values)
+            yield LayerTimeRow(**asked, **values, op_backend=found[name].op_backend)
 
     def _asked(self, name: str) -> dict[str, Any]:
         asked = asdict(self.condition)

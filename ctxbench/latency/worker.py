@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,7 +37,8 @@ class Worker:
     """The handle of such a process; use it in a `with`.
 
     `memory` says what the C library does with freed blocks: "kept" to time, "returned" to measure
-    memory. `cache` is a folder for what is compiled, the user's own if None.
+    memory. `cache` is a folder for what is compiled, the user's own if None. Inside `use_backend`
+    the process computes with that backend, too.
 
     Raises: what the process raised: OutOfMemoryError, LatencyError for what the user can mend,
             RuntimeError with its traceback for the rest.
@@ -62,7 +64,10 @@ class Worker:
             },
         )
         theirs.close()
-        self._send("set_up", {"spec": spec, "condition": condition, "memory": memory})
+        from ctxbench.kernels import inside
+
+        asked = {"spec": spec, "condition": condition, "memory": memory, "op_backend": inside()}
+        self._send("set_up", asked)
         self._set_up = False
 
     def call(self, name: str, **given: Any) -> Any:
@@ -116,6 +121,11 @@ class Worker:
 
 def _serve(pipe: Connection) -> None:
     """Do what comes over the pipe until it is closed."""
+    with ExitStack() as whole:
+        _answer(pipe, whole)
+
+
+def _answer(pipe: Connection, whole: ExitStack) -> None:
     bench: Bench | None = None
     while True:
         answer: tuple[str, Any]
@@ -125,7 +135,7 @@ def _serve(pipe: Connection) -> None:
             return
         try:
             if bench is None:
-                bench = _set_up(**given)
+                bench = _set_up(**given, whole=whole)
                 answer = ("done", None)
             else:
                 method: Callable[..., Any] = getattr(bench, name)
@@ -155,15 +165,20 @@ def _told(error: Exception) -> tuple[str, str]:
     return "crash", "".join(traceback.format_exception(error))
 
 
-def _set_up(spec: str, condition: Condition, memory: Memory) -> "Bench":
+def _set_up(
+    spec: str, condition: Condition, memory: Memory, op_backend: str | None, whole: ExitStack
+) -> "Bench":
     allocator = machine.keep_freed_memory() if memory == "kept" else machine.return_freed_memory()
     if not condition.cuda:
         machine.limit_memory()
     start = time.perf_counter()
     import torch
 
+    from ctxbench.kernels import use_backend
     from ctxbench.latency.bench import Bench
 
+    if op_backend:
+        whole.enter_context(use_backend(op_backend))
     torch.set_num_threads(condition.threads)
     import_s = time.perf_counter() - start
     return Bench(spec, condition, {"allocator": allocator, "import_s": import_s})

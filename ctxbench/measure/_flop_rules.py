@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ctxbench.kernels import macs as kernel_macs
 from ctxbench.measure._values import Counts, Rule, elements, integers, is_float, macs, numel, shape
 
 
@@ -38,6 +39,38 @@ def deform_conv2d(inputs: list[Any], outputs: list[Any]) -> Counts:
     x, weight, out = shape(inputs[0]), shape(inputs[1]), shape(outputs[0])
     samples = x[0] * x[1] * prod(weight[2:]) * prod(out[2:])
     return macs("deform_conv", prod(out) * prod(weight[1:])) + elements("sampling", samples)
+
+
+def coconv(inputs: list[Any], outputs: list[Any]) -> Counts:
+    """Count our convolutions as plain ones: dilated by level, or gated by sample."""
+    return macs("conv", kernel_macs.convolution(shape(inputs[1]), shape(outputs[0])))
+
+
+def contextual_conv2d(inputs: list[Any], outputs: list[Any]) -> Counts:
+    """Count a convolution at displaced taps, whose values are sampled; in place it is plain.
+
+    The kinds are those of its plain form.
+    """
+    x, weight, change, offset = inputs[:4]
+    found = kernel_macs.convolution(shape(weight), shape(outputs[0]))
+    if not offset.isCompleteTensor():
+        return macs("conv", found)
+    samples = shape(x)[0] * shape(x)[1] * prod(shape(weight)[2:]) * prod(shape(outputs[0])[2:])
+    dense = "matmul" if change.isCompleteTensor() else "linear"
+    kind = dense if shape(weight)[1] == shape(x)[1] else "contraction"
+    return macs(kind, found) + elements("sampling", samples)
+
+
+def contmix(inputs: list[Any], outputs: list[Any]) -> Counts:
+    """Count the logits, which are a 1x1 convolution, and the sums over all windows."""
+    values, affinity, weight = map(shape, inputs[:3])
+    logits = kernel_macs.contmix_logits(affinity, weight)
+    positions = prod(affinity) // affinity[2]
+    return (
+        macs("conv", logits)
+        + macs("contraction", kernel_macs.contmix_sums(values, weight))
+        + elements("softmax", positions * weight[0])
+    )
 
 
 def matrix_product(first: int, kind: str = "matmul") -> Rule:

@@ -64,6 +64,11 @@ RULES: dict[str, Rule] = {
     "aten::_convolution": rules.convolution,
     "aten::_convolution_mode": rules.same_convolution,
     "torchvision::deform_conv2d": rules.deform_conv2d,
+    # `count` never meets these, since it counts plain forms; whoever calls them himself may
+    "ctxbench::coconv2d": rules.coconv,
+    "ctxbench::gated_conv2d": rules.coconv,
+    "ctxbench::contextual_conv2d": rules.contextual_conv2d,
+    "ctxbench::contmix": rules.contmix,
     "aten::linear": rules.matrix_product(0, "linear"),
     **dict.fromkeys(
         _aten("matmul mm bmm mv dot vdot inner linalg_matmul"), rules.matrix_product(0)

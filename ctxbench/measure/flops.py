@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ctxbench.errors import CountingError, UncountedOpError
+from ctxbench.kernels import use_backend
 from ctxbench.measure._trace import Analysis
 from ctxbench.measure._undisturbed import undisturbed
 from ctxbench.measure.conventions import Work, convention
@@ -80,7 +81,8 @@ def count(
     """Count the parameters and the work of one forward pass, in eval mode and without gradients.
 
     The network is left as it was: weights, buffers, modes, hooks, gradients, attributes. The count
-    is of the whole batch that `inputs` are, the tensors which `forward` takes.
+    is of the whole batch that `inputs` are, the tensors which `forward` takes. Whatever the backend
+    of its operators, what they do is counted in their plain form, the backend `reference`.
     `allow_uncounted` names operations without a rule in the result instead of refusing them.
     `cross_check` runs the network once more, under torch's own counter.
 
@@ -91,7 +93,7 @@ def count(
             network cannot run on the inputs, TypeError for what is no network or no tensor.
     """
     _check(model, inputs)
-    with undisturbed(model), torch.no_grad():
+    with undisturbed(model), torch.no_grad(), use_backend("reference"):
         analysis = Analysis(model, _copies(inputs))
         by_module = analysis.by_module_and_operator()
     uncounted = _uncounted(analysis)
@@ -143,7 +145,10 @@ def _count_with_torch(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     fused = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
     torch.backends.cuda.enable_flash_sdp(False)
     try:
-        with undisturbed(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with (
+            undisturbed(model), torch.no_grad(), use_backend("reference"),
+            FlopCounterMode(display=False) as counter,
+        ):  # fmt: skip
             model(*_copies(inputs))
     finally:
         torch.backends.cuda.enable_flash_sdp(fused)

@@ -1,8 +1,10 @@
 """Networks: one family a file; a spec string names one network.
 
-`name[:key=value]...` for ours, `torchvision/NAME`, `timm/NAME`, `PATH.py:FUNCTION` for others; with
+`name[:key=value]...` for ours, of which `backend=` says what computes their operators;
+`torchvision/NAME`, `timm/NAME`, `PATH.py:FUNCTION` for others; with
 `:replace=OPERATOR[:key=value]...` behind it, that operator stands in for its convolutions.
 `op/NAME[:key=value]...` is one operator alone, at the shape that its options give.
+`prepared=true` makes any of them ready for inference, see `prepare`.
 """
 
 import dataclasses
@@ -16,12 +18,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ctxbench.errors import SpecError, UnknownNameError
+from ctxbench.kernels import check_backend, use_backend
 from ctxbench.models import foreign
 from ctxbench.models._spec import ModelSpec, Network, alone
 from ctxbench.models.checkpoint import load_checkpoint
+from ctxbench.models.preparing import fold, prepare, split_prepared
 from ctxbench.models.replace import Replaced, Replacement, replace_conv, split_replacement
 from ctxbench.models.saving import save_checkpoint
-from ctxbench.ops import LAYERS
+from ctxbench.ops import LAYERS, set_backend
 from ctxbench.spec import bind, defaults_of, read_options, split_spec
 
 __all__ = [
@@ -32,6 +36,7 @@ __all__ = [
     "create_model",
     "list_models",
     "load_checkpoint",
+    "prepare",
     "replace_conv",
     "replaced_in",
     "resolve",
@@ -42,6 +47,8 @@ __all__ = [
 T = TypeVar("T")
 
 OPERATOR = "op/"  # what the name of an operator alone begins with
+# the option that chooses what computes the operators of a network, and its value that does not
+BACKEND, NO_BACKEND = "backend", "none"
 _OPERATOR_PX = 56  # the side of the maps that a ResNet's first stage sees at 224 px
 
 # A family file holds SPECS, name -> ModelSpec; add it here.
@@ -82,7 +89,11 @@ def create_model(spec: str) -> nn.Module:
 
 def resolve(spec: str) -> Network:
     """Check a spec string and return the network it names, not yet built."""
-    plain, operator = _split(spec)
+    unprepared, prepares = split_prepared(spec)
+    if prepares:
+        network = resolve(unprepared)
+        return dataclasses.replace(network, spec=spec.strip(), build=partial(_prepared, network))
+    plain, operator = _split(unprepared)
     network = _resolve(plain)
     if operator is None:
         return network
@@ -93,10 +104,18 @@ def resolve(spec: str) -> Network:
 
 def replaced_in(spec: str) -> Replaced | None:
     """Return what the replacement in a spec does to its network; None if the spec has none."""
-    plain, operator = _split(spec)
+    plain, operator = _split(split_prepared(spec)[0])
     if operator is None:
         return None
     return Replacement.read(operator).apply(without_weights(resolve(plain)))
+
+
+def _prepared(network: Network) -> nn.Module:
+    model = network.build()
+    # operators draw their inputs, and a network may be prepared for another machine
+    with torch.random.fork_rng(devices=[]), use_backend("reference"):
+        fold(model, *network.inputs(1, network.image_px, network.image_px))
+    return model
 
 
 def _split(spec: str) -> tuple[str, str | None]:
@@ -125,14 +144,28 @@ def _resolve(spec: str) -> Network:
     if name not in MODELS:
         raise UnknownNameError("network", name, MODELS)
     known = MODELS[name]
+    backend = given.pop(BACKEND, NO_BACKEND)
     options = {**known.preset, **given}
+    build = partial(_checked, name, bind(name, known.build, options))
+    if backend != NO_BACKEND:
+        build = partial(_with_backend, name, build, check_backend(backend))
     return Network(
         spec=spec,
-        build=partial(_checked, name, bind(name, known.build, options)),
+        build=build,
         inputs=partial(_checked, name, partial(alone, known.inputs, options)),
         image_px=known.image_px,
         loss=known.loss,
     )
+
+
+def _with_backend(name: str, build: Callable[[], nn.Module], backend: str) -> nn.Module:
+    model = build()
+    if not set_backend(model, backend):
+        raise SpecError(
+            f"{name} holds no operator that {BACKEND}={backend} could compute. Leave it out, or "
+            f"replace convolutions: {name}:replace=coconv:{BACKEND}={backend}."
+        )
+    return model
 
 
 def _is_operator(name: str) -> bool:

@@ -64,13 +64,16 @@ class ConvNeXtBlock(nn.Module):
         self.pwconv1 = nn.Linear(channels, 4 * channels)
         self.act = nn.GELU()
         self.pwconv2 = nn.Linear(4 * channels, channels)
-        self.gamma = nn.Parameter(torch.full((channels,), scale))
+        # None once it is folded into pwconv2
+        self.gamma: nn.Parameter | None = nn.Parameter(torch.full((channels,), scale))
         self.drop_path = drop_path(drop)
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
         """Return x plus the scaled branch."""
         y = self.norm(self.dwconv(x, *context).permute(0, 2, 3, 1))
-        y = self.gamma * self.pwconv2(self.act(self.pwconv1(y)))
+        y = self.pwconv2(self.act(self.pwconv1(y)))
+        if self.gamma is not None:
+            y = self.gamma * y
         return x + self.drop_path(y.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
 
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from ctxbench.errors import SpecError, UnknownNameError
-from ctxbench.models import MODELS, OPERATOR, resolve, without_weights
-from ctxbench.ops import LAYERS, OPS
+from ctxbench.kernels import BACKENDS, KERNELS, why_not_here
+from ctxbench.models import BACKEND, MODELS, NO_BACKEND, OPERATOR, resolve, without_weights
+from ctxbench.ops import LAYERS, OPS, operators_in
 from ctxbench.spec import defaults_of, options_of
 
 Row = dict[str, object]
@@ -47,6 +49,27 @@ def listing(pattern: str = "*") -> list[Row]:
     return operators + networks
 
 
+def backends(pattern: str = "*") -> list[Row]:
+    """Return how each operator is computed by each backend, and why it cannot be here.
+
+    `here` is "yes", or a reason in a few words.
+    """
+    names = [name for name in KERNELS if fnmatch(f"{OPERATOR}{name}", pattern) or pattern == name]
+    if not names:
+        raise UnknownNameError("operator with backends", pattern, KERNELS)
+    return [
+        {
+            "operator": f"{OPERATOR}{name}",
+            "backend": backend,
+            "computes": known.words,
+            "applies": known.applies,
+            "here": why_not_here(backend) or "yes",
+        }
+        for name in names
+        for backend, known in KERNELS[name].items()
+    ]
+
+
 def _refuse(pattern: str, known: list[str]) -> NoReturn:
     holding = [name for name in known if pattern in name]
     if holding:  # a part of a name, where a pattern for it was meant
@@ -75,13 +98,19 @@ def _operator(name: str) -> Row:
 def _network(name: str) -> Row:
     known = MODELS[name]
     values = {**defaults_of(known.build), **known.preset}
+    options = _options(options_of(known.build), values)
+    chosen = f" {BACKEND}={NO_BACKEND}" if _has_backends(name) else ""
     return {
         "kind": "network",
         **_measured(name),
         "baseline": known.baseline,
-        "options": _options(options_of(known.build), values),
+        "options": f"{options}{chosen}",
         "source": known.source,
     }
+
+
+def _has_backends(name: str) -> bool:
+    return any(operators_in(without_weights(resolve(name))))
 
 
 def _measured(name: str) -> Row:
@@ -111,7 +140,10 @@ def suggestions() -> dict[str, dict[str, dict[str, list[str]]]]:
     Choices are all there; of other types it is the default alone.
     """
     networks = {
-        name: _offered(known.build, {**defaults_of(known.build), **known.preset})
+        name: {
+            **_offered(known.build, {**defaults_of(known.build), **known.preset}),
+            **({BACKEND: [NO_BACKEND, *BACKENDS]} if _has_backends(name) else {}),
+        }
         for name, known in MODELS.items()
     }
     operators = {
@@ -136,4 +168,6 @@ def _offered(build: Callable[..., object], values: dict[str, Any]) -> dict[str, 
 def _choices(hint: Any) -> tuple[object, ...]:
     if hint is bool:
         return (True, False)
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(choice for each in get_args(hint) for choice in _choices(each))
     return get_args(hint) if get_origin(hint) is Literal else ()

@@ -1,6 +1,7 @@
 """Operators: one file each, registered here by hand."""
 
 from ctxbench.ops import cgc, coconv, contmix, ctxconv, plain, reparam
+from ctxbench.ops._backends import backends_in, operators_in, set_backend
 from ctxbench.ops._mixing import ContMix
 from ctxbench.ops._spec import Layer, OpSpec
 from ctxbench.ops.cgc import CGConv2d
@@ -22,6 +23,9 @@ __all__ = [
     "Layer",
     "OpSpec",
     "RepConvBlock",
+    "backends_in",
+    "operators_in",
+    "set_backend",
 ]
 
 OPS: dict[str, OpSpec] = {

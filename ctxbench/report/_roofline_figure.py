@@ -13,7 +13,7 @@ from pandas import DataFrame, to_numeric
 from ctxbench.records import Row
 from ctxbench.report._places import beside
 from ctxbench.report.machines import placed
-from ctxbench.report.timings import is_operator, label, timed
+from ctxbench.report.timings import asked_backend, is_operator, label, timed
 from ctxbench.style import BLACK, GREY, WIDTH_IN, log_ticks, mark_key, style, wrap
 
 _ROOF = ("roof_gflops_s", "roof_gb_s")
@@ -87,7 +87,7 @@ def _has_a_place(row: Row) -> bool:
 
 
 def _preference(row: Row) -> tuple[int, int, str]:
-    plain = sum(row[key] == value for key, value in _PLAIN.items())
+    plain = sum(row[key] == value for key, value in _PLAIN.items()) + (not asked_backend(row))
     return plain, row["batch"], (row.get("stamp") or {}).get("time") or ""
 
 

@@ -18,7 +18,7 @@ from ctxbench.report.commits import Side, side
 from ctxbench.report.machines import PLACE, machine, place
 from ctxbench.report.networks import CLAIM
 from ctxbench.report.schema import NEEDED
-from ctxbench.report.timings import CONDITION, words
+from ctxbench.report.timings import CONDITION, asked_backend, words
 
 CHANGED = "changed"
 ONLY_OLD, ONLY_NEW = "only in old", "only in new"
@@ -49,12 +49,13 @@ class _Timed(NamedTuple):
 _TIMES = {
     "latency": _Timed(
         lambda row: f"{row['model']}: {', '.join(words(row))}",
-        ("model", "against", *CONDITION), "median_ms", "samples_ms", "ratio",
+        ("model", "against", *CONDITION, "op_backend"), "median_ms", "samples_ms", "ratio",
         lambda row: str(row["against"]),
     ),
     "operators": _Timed(
         lambda row: f"{row['operator']}, {row['case']}, {row['formulation']}: {row['task']}",
-        (PLACE, "operator", "case", "formulation", "form", "task"), "median_ms", "seconds",
+        (PLACE, "operator", "case", "device", "dtype", "layout", "formulation", "form", "task"),
+        "median_ms", "seconds",
         "ratio_to_obvious", lambda row: "the obvious formulation",
     ),
     "counting": _Timed(
@@ -215,9 +216,11 @@ def _times(kind: str, old: Side, new: Side) -> Iterable[Row]:
 def _on_machines(kind: str, rows: Iterable[Row]) -> list[Row]:
     # always with the whole machine in the name, whether or not others are on that side: or rows of
     # one machine would have two names on two sides
-    timed = kind == "latency"
+    if kind != "latency":
+        return [{**row, PLACE: machine(row)} for row in rows]
     return [
-        {**row, PLACE: f"{place(row)} ({machine(row)})" if timed else machine(row)} for row in rows
+        {**row, PLACE: f"{place(row)} ({machine(row)})", "op_backend": asked_backend(row)}
+        for row in rows
     ]
 
 

@@ -16,6 +16,7 @@ from ctxbench.report import (
     _data_examples_figure,
     _latency_figure,
     _layers_figure,
+    _operators_figure,
     _parity_figure,
     _roofline_figure,
 )
@@ -100,6 +101,7 @@ FIGURES = {
     "parity": Picture("layers", _parity_figure.select, _parity_figure.draw),
     "latency": _legible("latency", _latency_figure, _Limit(("place", "operator"), 8, 40)),
     "roofline": _legible("latency", _roofline_figure, _Limit(("place", "dtype"), 8, 40)),
+    "operators": _legible("operators", _operators_figure, _Limit(("panel",), 4, 200)),
     "layers": Picture("latency_layers", _layers_figure.select, _layers_figure.draw),
     "ablation_errors": _ablation(
         _ablation_errors_figure.select, _ablation_errors_figure.draw, _EXPERIMENTS

@@ -18,11 +18,14 @@ _DIFFERENCES = (
     "paper", "table", "rows", "metric", "published", "ours", "apart (%)", "convention", "verdict",
     "tried besides",
 )  # fmt: skip
-_OPERATOR_CASE = ("operator", "case", "task")
+_OPERATOR_CASE = ("operator", "case", "device", "dtype", "layout", "task")
 _OPERATOR_COSTS = (
-    "operator", "case", "task", "computed as", "time / plain convolution",
-    "time / obvious formulation [95 %]", "memory / obvious formulation",
+    "operator", "case", "task", "backend", "time / plain convolution [95 %]",
+    "time / obvious formulation [95 %]", "memory / obvious formulation", "of the roof",
 )  # fmt: skip
+# the forms of an operator that are ours and meant to be fast, and that which they are held against
+_BACKENDS = ("torch", "triton")
+_OBVIOUS = "obvious"
 _OURS = "ctxbench"
 _AGREE = 0.05
 
@@ -65,14 +68,17 @@ def verdicts_by_paper(rows: Iterable[Row]) -> DataFrame:
 
 
 def operator_costs(rows: Iterable[Row]) -> DataFrame:
-    """Put our form of each operator beside the plain convolution and the obvious formulation.
+    """Put our backends of each operator beside the plain convolution and the obvious formulation.
 
-    Where there are several obvious ones, the first is meant, which all ratios are to.
+    Of each operator and shape, at the largest batch that has an obvious form, in float32 and the
+    default layout. Where there are several obvious ones, the first is meant, which all ratios are
+    to.
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in last_of_each(rows, *_OPERATOR_CASE, "formulation", "form"):
-        groups.setdefault(tuple(row[key] for key in (PLACE, *_OPERATOR_CASE)), []).append(row)
-    lines = [line for group in groups.values() if (line := _operator(group))]
+        if (row["dtype"], row["layout"]) == ("fp32", "contiguous"):
+            groups.setdefault(tuple(row[key] for key in (PLACE, *_OPERATOR_CASE)), []).append(row)
+    lines = [line for group in _largest(groups.values()) for line in _backends(group)]
     return frame(lines, with_place(lines, _OPERATOR_COSTS))
 
 
@@ -96,28 +102,45 @@ def counters(rows: Iterable[Row]) -> DataFrame:
     return frame(lines, ["model", "macs", *others])
 
 
-def _operator(group: list[Row]) -> Row | None:
-    """Make the line of one operator, shape and task; None without our form of it."""
-    forms: dict[str, Row] = {}
-    for row in group:
-        forms.setdefault(row["form"], row)
-    ours, plain, obvious = (forms.get(form) for form in ("ours", "plain", "obvious"))
-    if not ours:
-        return None
-    ends = (ours["ratio_low"], ours["ratio_high"])
-    return {
-        **ours,
-        **made_of(forms.values()),
-        "computed as": ours["formulation"],
-        "time / plain convolution": _ratio(ours, plain, "median_ms"),
-        "time / obvious formulation [95 %]": with_interval(ours["ratio_to_obvious"], *ends),
-        "memory / obvious formulation": _ratio(ours, obvious, "peak_mib"),
-    }
+def _largest(groups: Iterable[list[Row]]) -> list[list[Row]]:
+    """Keep of each operator, shape and task the group of the largest batch with an obvious form."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for group in groups:
+        first = group[0]
+        if any(row["form"] == _OBVIOUS for row in group):
+            shape = str(first["case"]).rpartition(", batch")[0]
+            key = (first[PLACE], first["operator"], shape, first["device"], first["task"])
+            if key not in found or found[key][0]["batch"] < first["batch"]:
+                found[key] = group
+    return list(found.values())
 
 
-def _ratio(row: Row, other: Row | None, key: str) -> str | None:
-    known = other and other[key] and row[key]
-    return with_interval(row[key] / other[key], None, None) if other and known else None
+def _backends(group: list[Row]) -> list[Row]:
+    """Make a line for each of our backends in a group, but for the one that is there to read."""
+    obvious = next(row for row in group if row["form"] == _OBVIOUS)
+    return [
+        {
+            **row,
+            **made_of([row, obvious]),
+            "backend": row["form"],
+            "time / plain convolution [95 %]": _told(row, "ratio_to_plain", "plain"),
+            "time / obvious formulation [95 %]": _told(row, "ratio_to_obvious", "ratio"),
+            "memory / obvious formulation": _ratio(row, obvious, "peak_mib"),
+            "of the roof": f"{row['roof_share']:.0%}",
+        }
+        for row in group
+        if row["form"] in _BACKENDS
+    ]
+
+
+def _told(row: Row, ratio: str, prefix: str) -> str | None:
+    known = row[ratio] is not None
+    return with_interval(row[ratio], row[f"{prefix}_low"], row[f"{prefix}_high"]) if known else None
+
+
+def _ratio(row: Row, other: Row, key: str) -> str | None:
+    known = other[key] and row[key]
+    return with_interval(row[key] / other[key], None, None) if known else None
 
 
 def _listed(words: Iterable[str]) -> str:

@@ -168,9 +168,11 @@ NEEDED: Mapping[str, Mapping[str, Kind]] = {
     },
     "operators": {
         "operator": TEXT, "case": TEXT, "formulation": TEXT, "form": TEXT, "task": TEXT,
-        "median_ms": RATIO, "ratio_to_obvious": RATIO, "threads": _maybe(INTEGER),
-        **_numbers("ratio_low", "ratio_high", kind=RATIO), **_numbers("peak_mib", kind=COUNT),
-        **_numbers("max_difference"),
+        "batch": INTEGER, **_PLACE, "dtype": TEXT, "layout": TEXT, "median_ms": RATIO,
+        "roof_share": NUMBER,
+        **_numbers("ratio_to_plain", "plain_low", "plain_high", "ratio_to_obvious", "ratio_low",
+                   "ratio_high", kind=RATIO),
+        **_numbers("peak_mib", kind=COUNT), **_numbers("max_difference"),
     },
     "latency": {
         "model": TEXT, "against": _maybe(TEXT), "group": TEXT, "status": TEXT, **_PLACE,
@@ -181,11 +183,12 @@ NEEDED: Mapping[str, Mapping[str, Kind]] = {
         **_numbers("median_ms", "low_ms", "high_ms", "images_s", "weights_mib", "runs",
                    "launches", "disturbed"),
         "bound": _maybe(TEXT), "stable": _maybe(FLAG), "precise": _maybe(FLAG),
+        "op_backend": _maybe(TEXT),
     },
     "latency_layers": {
         "model": TEXT, "against": _maybe(TEXT), "group": TEXT, **_PLACE, "batch": INTEGER,
         "image_size": SIZE, "dtype": TEXT, "layout": _maybe(TEXT), "layer": TEXT,
-        "kind": _maybe(TEXT), "against_kind": _maybe(TEXT),
+        "kind": _maybe(TEXT), "against_kind": _maybe(TEXT), "op_backend": _maybe(TEXT),
         **_numbers("macs", "ms", "against_macs", "against_ms", kind=COUNT),
     },
     "ceilings": {

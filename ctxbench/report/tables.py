@@ -13,7 +13,14 @@ from ctxbench.report import ablations, findings, pictures
 from ctxbench.report._frames import frame, made_of
 from ctxbench.report.machines import PLACE, last_of_each, with_place
 from ctxbench.report.networks import CLAIM, merge, networks
-from ctxbench.report.timings import compared, is_operator, timed, with_interval, words
+from ctxbench.report.timings import (
+    asked_backend,
+    compared,
+    is_operator,
+    timed,
+    with_interval,
+    words,
+)
 
 _CLAIMS = (
     "paper", "table", "row", "metric", "published", "ours", "difference", "convention",
@@ -28,8 +35,9 @@ _HEADLINE = (
     "gflops_published", "gflops_ours", "gflops_convention", "gflops_verdict", "compared",
 )  # fmt: skip
 _OPERATORS = (
-    "operator", "case", "formulation", "form", "task", "median_ms", "ratio_to_obvious",
-    "ratio_low", "ratio_high", "peak_mib", "max_difference",
+    "operator", "case", "device", "dtype", "layout", "task", "form", "formulation", "median_ms",
+    "ratio_to_plain", "plain_low", "plain_high", "ratio_to_obvious", "ratio_low", "ratio_high",
+    "roof_share", "peak_mib", "max_difference",
 )  # fmt: skip
 _LATENCY = (
     "model", "against", "place", "mode", "batch", "image_size", "dtype", "layout", "backend",
@@ -75,6 +83,7 @@ _HEADINGS = {
     "median_ms": "median (ms)",
     "peak_mib": "peak (MiB)",
     "place": "device",
+    "op_backend": "operators by",
     "ours_ms": "ours (ms)",
     "torch_ms": "torch.utils.benchmark (ms)",
     "low_ms": "low (ms)",
@@ -178,13 +187,17 @@ def counting(rows: Iterable[Row]) -> DataFrame:
 
 def operators(rows: Iterable[Row]) -> DataFrame:
     """Make a row for each form of an operator at one shape, forward and in training."""
-    found = last_of_each(rows, *_OPERATORS[:5])
+    found = last_of_each(rows, *_OPERATORS[:8])
     return frame(found, with_place(found, _OPERATORS))
 
 
 def latency(rows: Iterable[Row]) -> DataFrame:
-    """Make a row for each network under each condition, by device: what was measured last."""
-    return frame(timed(rows), _LATENCY)
+    """Make a row for each network under each condition, by device: what was measured last.
+
+    A column says what computed the operators, where that is not the default everywhere.
+    """
+    lines = timed(rows)
+    return frame(lines, [*_LATENCY, *(["op_backend"] if any(map(asked_backend, lines)) else [])])
 
 
 def context_cost(rows: Iterable[Row]) -> DataFrame:

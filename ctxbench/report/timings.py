@@ -1,9 +1,10 @@
 """Times as they were measured last: of each network under each condition, beside its baseline."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from ctxbench.records import Row, latest
+from ctxbench.records import Row
 from ctxbench.report._frames import made_of
 from ctxbench.report.machines import placed
 
@@ -13,6 +14,7 @@ CONDITION = ("place", "mode", "batch", "image_size", "dtype", "layout", "backend
 COSTS = ("params", "macs", "peak_mib")
 _PLAIN = {"layout": "contiguous", "cache": "warm"}
 _OPERATOR = "op/"
+_DEFAULT_BACKEND = "torch"  # also of rows from before there were several
 
 
 def timed(rows: Iterable[Row]) -> list[Row]:
@@ -48,7 +50,15 @@ def words(row: Row) -> list[str]:
     height, width = row["image_size"]
     said = [row["mode"], f"batch {row['batch']}", f"{height}x{width}", row["dtype"], row["backend"]]
     said += [row["layout"]] if row["layout"] != _PLAIN["layout"] else []
-    return said + ([f"{row['cache']} cache"] if row["cache"] != _PLAIN["cache"] else [])
+    said += [f"{row['cache']} cache"] if row["cache"] != _PLAIN["cache"] else []
+    asked = asked_backend(row)
+    return said + ([f"operators by {asked}"] if asked else [])
+
+
+def asked_backend(row: Row) -> str | None:
+    """Return what computed the operators of a network, None for the default or if it has none."""
+    found = row.get("op_backend")
+    return None if found == _DEFAULT_BACKEND else found
 
 
 def common_words(conditions: Sequence[Sequence[str]]) -> list[str]:
@@ -97,7 +107,12 @@ def pair_labels(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
 
 
 def _last(rows: Iterable[Row]) -> list[Row]:
-    return sorted(latest(rows, "model", "against", *CONDITION), key=_device)
+    return sorted({_what(row): row for row in rows}.values(), key=_device)
+
+
+def _what(row: Row) -> tuple[str, ...]:
+    keys = ("model", "against", *CONDITION)
+    return (*(json.dumps(row.get(key)) for key in keys), str(asked_backend(row)))
 
 
 def _device(row: Row) -> tuple[bool, str, int]:

@@ -6,6 +6,7 @@ behind the layer is enough, scales each map to 0..1, and leaves gradients behind
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ctxbench.errors import VisualizeError
+from ctxbench.kernels import use_backend
 from ctxbench.visualize._cam_methods import METHODS, Method, Target, method_of, quiet
 from ctxbench.visualize._full_gradient import ALL_BIASES, full_gradient
 from ctxbench.visualize.inside import (
@@ -147,9 +149,12 @@ class _Explained:
             maps.append(output.detach().to(wide, copy=True).requires_grad_())
             return maps[-1].to(output.dtype, copy=True)  # for later layers, in place or not
 
+        # hand-written backward passes have no derivative of their own
+        plain = use_backend("reference") if self.method.second else nullcontext()
         handle = self.layer.register_forward_hook(hook)
         try:
-            output = outcome(self.scores.model, self.x.clone())
+            with plain:
+                output = outcome(self.scores.model, self.x.clone())
         finally:
             handle.remove()
         if len(maps) != 1:

@@ -137,3 +137,13 @@ def test_a_file_beside_the_users_own_counts(tmp_path):
         tmp_path / "mine.py",
         tmp_path / "beside.py",
     }
+
+
+def test_the_kernels_of_an_operator_count_on_every_backend_and_no_others():
+    co, ctx = files_of("coresnet_tiny"), files_of("ctx_resnet_tiny")
+    for room, found in (("coconv", co), ("ctxconv", ctx)):
+        written = (PACKAGE / "kernels" / room).glob("*.py")
+        assert {f"kernels/{room}/{path.name}" for path in written} <= found
+    assert "kernels/_backend.py" in co
+    assert not any(path.startswith("kernels/contmix") for path in co | ctx)
+    assert name_of("coresnet_tiny:backend=torch") != name_of("coresnet_tiny")

@@ -4,6 +4,7 @@ import pytest
 
 from ctxbench.ablate.runner import Outcome, make_engine, run_all
 from ctxbench.errors import CtxbenchError, RecordsError
+from ctxbench.kernels import use_backend
 from tests.ablate import training
 from tests.ablate.training import RUN, rows, steps, trial
 
@@ -150,3 +151,9 @@ def test_an_error_of_the_caller_lets_trials_save(do, tmp_path):
 def test_an_engine_that_cannot_be(given, words):
     with pytest.raises(CtxbenchError, match=words):
         make_engine(**given)
+
+
+def test_inside_use_backend_nothing_is_trained(do, tmp_path):
+    with use_backend("reference"), pytest.raises(CtxbenchError, match="Write backend=reference"):
+        do(trial())
+    assert not (tmp_path / "raw").exists()

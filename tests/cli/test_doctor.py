@@ -14,6 +14,7 @@ from ctxbench import doctor
 from ctxbench.doctor import _machine, _operators, _packages
 from ctxbench.doctor._packages import Requirement, check_optional, check_required, vision
 from ctxbench.doctor._row import finding
+from ctxbench.kernels import BACKENDS
 from ctxbench.ops import CGConv2d, CoConv2d, ContextualConv2d, ContMix
 
 PROGRAM = "import sys; sys.argv = {}; from ctxbench.cli import main; main()"
@@ -34,7 +35,8 @@ def test_a_machine_that_is_well(tmp_path):
     rows = {row["part"]: row for row in json.loads(run.stdout)}
     assert {row["state"] for row in rows.values()} <= {"ok", "missing"}
     assert rows["torch"]["found"] == version("torch")
-    assert {f"{name} on cpu" for name in _operators.CASES} <= set(rows)
+    each = {f"{name} on cpu, {by}" for name in _operators.CASES for by in ("reference", "torch")}
+    assert each | {f"backend {name}" for name in BACKENDS} <= set(rows)
     assert rows["parameters of resnet50"]["found"] == "25,557,032"
     assert run.stderr.endswith("Nothing is wrong.\n")
     assert not list(tmp_path.iterdir())
@@ -131,7 +133,7 @@ def test_an_installed_package_knows_its_requirements_without_the_checkout(monkey
 
 
 def _states():
-    return {row["part"].removesuffix(" on cpu"): row["state"] for row in _operators.operators()}
+    return {row["part"].partition(" on ")[0]: row["state"] for row in _operators.operators()}
 
 
 def test_operators_that_compute_right_are_ok():

@@ -33,3 +33,24 @@ def test_a_part_of_a_name_is_told_the_pattern_for_it(run):
     assert err.startswith("ctxbench: No operator or network is called 'overlock_'.")
     assert "Write '*overlock_*' for the " in err
     assert run("models", "*overlock_*")[0] == 0
+
+
+def test_backends_are_a_table_of_their_own(run):
+    code, out, _ = run("models", "op/coconv", "--backends", "--format", "json")
+    rows = json.loads(out)
+    assert code == 0
+    assert [(row["backend"], row["here"]) for row in rows][:2] == [
+        ("reference", "yes"),
+        ("torch", "yes"),
+    ]
+    assert set(rows[0]) == {"operator", "backend", "computes", "applies", "here"}
+    head = run("models", "--backends")[1].splitlines()[0]
+    assert head.split("  ")[0] == "operator"
+    assert "where it applies" in head
+
+
+def test_backends_of_a_network_are_asked_for_by_its_operators(run):
+    assert run("models", "coresnet50", "--backends")[0] == 2
+    code, _, err = run("models", "--backends", "--macs")
+    assert code == 2
+    assert "--backends lists no networks. Leave --long and --macs out." in err

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from ctxbench.export import ExportError, export_program
+from ctxbench.kernels import BACKENDS
 from ctxbench.models import MODELS
 from ctxbench.ops import ContextualConv2d
 from tests.ecosystem.networks import CORE, FAMILIES, LARGE, built, error, family, rounding
@@ -34,6 +35,13 @@ def test_a_program_of_any_batch_size_computes_the_same(name):
 @pytest.mark.parametrize("name", sorted(LARGE))
 def test_a_program_of_one_batch_size_computes_the_same(name):
     _check(*built(FAMILIES[name]), dynamic_batch=False)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_program_needs_no_operator_of_ours(backend):
+    op = ContextualConv2d(4, 4, groups=4, backend=backend)
+    program = export_program(op, torch.randn(2, 4, 6, 5))
+    assert not any("ctxbench" in str(node.target) for node in program.graph.nodes)
 
 
 @pytest.mark.slow

@@ -142,7 +142,7 @@ def _saved_numbers(make):
     return made, sum(storages.values())
 
 
-def test_no_copy_of_the_map_is_made_for_each_tap():
+def test_the_reference_makes_no_copy_of_the_map_for_each_tap():
     kernel_size, side = 7, 20
     values = torch.randn(1, 1, 64, side, side, requires_grad=True)
     weights = torch.randn(1, 1, kernel_size**2, side, side, requires_grad=True)

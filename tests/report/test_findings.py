@@ -39,33 +39,45 @@ def test_a_verdict_of_a_later_version_is_counted_too():
     assert records(verdicts_by_paper([strange]))[0]["disputed"] == 1
 
 
-def operator(form, formulation, median_ms, peak_mib):
-    row = {**OPERATORS[0], "form": form, "formulation": formulation}
-    return {**row, "median_ms": median_ms, "peak_mib": peak_mib}
+def operator(form, formulation="by views", **values):
+    return {**OPERATORS[0], "form": form, "formulation": formulation, **values}
 
 
-def test_our_form_stands_beside_the_plain_and_the_first_obvious_one():
+def test_our_backends_stand_beside_the_plain_and_the_first_obvious_one():
     forms = [
-        operator("ours", "by views", 2.0, 3.0),
-        operator("obvious", "by copies", 4.0, 12.0),
-        operator("obvious", "by loops", 8.0, 1.0),
-        operator("plain", "convolution", 1.0, 3.0),
+        operator("torch"),
+        operator("triton", ratio_to_plain=1.0, plain_low=0.9, plain_high=1.1),
+        operator("reference"),
+        operator("obvious", "by copies", peak_mib=12.0),
+        operator("obvious", "by loops", peak_mib=1.0),
+        operator("plain", "convolution"),
     ]
-    (line,) = records(operator_costs(forms))
-    assert line["computed as"] == "by views"
-    assert line["time / plain convolution"] == "2.00"
-    assert line["time / obvious formulation [95 %]"] == "0.50 [0.40, 0.60]"
-    assert line["memory / obvious formulation"] == "0.25"
+    torch, triton = records(operator_costs(forms))
+    assert (torch["backend"], triton["backend"]) == ("torch", "triton")
+    assert torch["time / plain convolution [95 %]"] == "5.00 [4.50, 5.50]"
+    assert triton["time / plain convolution [95 %]"] == "1.00 [0.90, 1.10]"
+    assert torch["time / obvious formulation [95 %]"] == "0.50 [0.40, 0.60]"
+    assert torch["memory / obvious formulation"] == "0.25"
+    assert torch["of the roof"] == "25%"
 
 
-def test_an_operator_without_a_plain_form_has_no_ratio_to_it():
-    found = records(operator_costs(OPERATORS))
-    assert [line["task"] for line in found] == ["forward", "training"]
-    assert {line["time / plain convolution"] for line in found} == {None}
+def test_of_several_batches_the_largest_with_an_obvious_form_is_shown():
+    batches = [
+        operator(form, case=f"8 channels, batch {batch}", batch=batch)
+        for batch, forms in ((1, "to"), (8, "to"), (128, "t"))
+        for form in (["torch"] if forms == "t" else ["torch", "obvious"])
+    ]
+    (line,) = records(operator_costs(batches))
+    assert line["case"] == "8 channels, batch 8"
 
 
-def test_a_shape_that_we_did_not_measure_is_left_out():
-    assert records(operator_costs([operator("plain", "convolution", 1.0, 3.0)])) == []
+def test_other_types_and_layouts_are_in_the_long_table_alone():
+    other = [operator(form, dtype="bf16") for form in ("torch", "obvious")]
+    assert records(operator_costs(other)) == []
+
+
+def test_a_shape_without_the_obvious_form_is_left_out():
+    assert records(operator_costs([operator("torch")])) == []
 
 
 def told(counter, macs, model="plain"):

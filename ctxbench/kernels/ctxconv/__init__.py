@@ -1,17 +1,24 @@
 """Contextual convolution: taps are displaced and weighted, and each sample changes the kernels."""
 
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from ctxbench.kernels._backend import Backend, Formulation, check_triton, choose
-from ctxbench.kernels.ctxconv import _reference
+from ctxbench.kernels.ctxconv import _reference, _torch
 from ctxbench.kernels.ctxconv._reference import Window
 
 __all__ = ["FORMULATIONS", "Window", "contextual_conv2d"]
 
 FORMULATIONS: dict[Backend, Formulation] = {
     "reference": Formulation("weighted lookups, then products", "everywhere"),
-    "torch": Formulation("weighted lookups, then products", "everywhere"),
-    "triton": Formulation("not yet", "nowhere"),
+    "torch": Formulation(
+        "some taps at a time: weighted lookups, products; backward reads again", "everywhere"
+    ),
+    "triton": Formulation("one kernel a direction", "NVIDIA GPUs; float32, bfloat16 and float16"),
 }
 
 
@@ -39,8 +46,125 @@ def contextual_conv2d(
             or of x without one. Places and sums are float32 at least.
     Raises: BackendError where the chosen backend cannot compute this.
     """
-    if choose(backend) == "triton":
-        check_triton("ctxconv", x, weight, change_BCT, offset, mask)
-    return _reference.contextual_conv2d(
-        x, weight, change_BCT, offset, mask, window=window, groups=groups
+    chosen = choose(backend)
+    if chosen == "reference":
+        return _reference.contextual_conv2d(
+            x, weight, change_BCT, offset, mask, window=window, groups=groups
+        )
+    if offset is None and torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        x = x.to(torch.get_autocast_dtype(x.device.type))  # as a convolution does
+    y: Tensor = _forward(x, weight, change_BCT, offset, mask, *window, groups, chosen)
+    return y
+
+
+@torch.library.custom_op("ctxbench::contextual_conv2d", mutates_args=())
+def _forward(
+    x: Tensor,
+    weight: Tensor,
+    change: Tensor | None,
+    offset: Tensor | None,
+    mask: Tensor | None,
+    kernel_size: int,
+    stride: int,
+    dilation: int,
+    groups: int,
+    backend: str,
+) -> Tensor:
+    tensors = (x, weight, change, offset, mask)
+    module = _module(backend, *tensors)
+    with torch.autocast(x.device.type, enabled=False):
+        y: Tensor = module.forward(*tensors, Window(kernel_size, stride, dilation), groups)
+    return y
+
+
+@_forward.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    change: Tensor | None,
+    offset: Tensor | None,
+    mask: Tensor | None,
+    kernel_size: int,
+    stride: int,
+    dilation: int,
+    groups: int,
+    backend: str,
+) -> Tensor:
+    if offset is not None:
+        return offset.new_empty(x.shape[0], weight.shape[0], *offset.shape[2:])
+    return x.new_empty(
+        x.shape[0], weight.shape[0], *((size - 1) // stride + 1 for size in x.shape[2:])
     )
+
+
+@torch.library.custom_op("ctxbench::contextual_conv2d_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    change: Tensor | None,
+    offset: Tensor | None,
+    mask: Tensor | None,
+    kernel_size: int,
+    stride: int,
+    dilation: int,
+    groups: int,
+    needs: Sequence[bool],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    tensors = (x, weight, change, offset, mask)
+    module = _module(backend, *tensors)
+    with torch.autocast(x.device.type, enabled=False):
+        found = module.backward(
+            grad, *tensors, Window(kernel_size, stride, dilation), groups, needs
+        )
+    a, b, c, d, e = (x.new_empty(0) if gradient is None else gradient for gradient in found)
+    return a, b, c, d, e
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    change: Tensor | None,
+    offset: Tensor | None,
+    mask: Tensor | None,
+    kernel_size: int,
+    stride: int,
+    dilation: int,
+    groups: int,
+    needs: Sequence[bool],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    a, b, c, d, e = (
+        x.new_empty(0) if tensor is None or not needed else tensor.new_empty(tensor.shape)
+        for tensor, needed in zip((x, weight, change, offset, mask), needs, strict=True)
+    )
+    return a, b, c, d, e
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    tensors, ctx.rest = inputs[:5], inputs[5:]
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    *numbers, backend = ctx.rest
+    needs = list(ctx.needs_input_grad[:5])
+    found = _backward(grad, *ctx.saved_tensors, *numbers, needs, backend)
+    return *(one if needed else None for one, needed in zip(found, needs, strict=True)), *(
+        None for _ in ctx.rest
+    )
+
+
+_forward.register_autograd(_differentiate, setup_context=_remember)
+
+
+def _module(backend: str, *tensors: Tensor | None) -> ModuleType:
+    if backend == "torch":
+        return _torch
+    check_triton("ctxconv", *tensors)
+    from ctxbench.kernels.ctxconv import _triton
+
+    return _triton
