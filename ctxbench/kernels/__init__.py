@@ -30,6 +30,7 @@ from ctxbench.kernels.cgc import FORMULATIONS as _CGC
 from ctxbench.kernels.coconv import FORMULATIONS as _COCONV
 from ctxbench.kernels.contmix import FORMULATIONS as _CONTMIX
 from ctxbench.kernels.ctxconv import FORMULATIONS as _CTXCONV
+from ctxbench.kernels.depthwise import FORMULATIONS as _DEPTHWISE
 
 __all__ = [
     "BACKENDS",
@@ -49,6 +50,8 @@ KERNELS: dict[str, dict[Backend, Formulation]] = {
     "coconv": _COCONV,
     "ctxconv": _CTXCONV,
     "cgc": _CGC,
+    "dilated_reparam": _DEPTHWISE,
+    "repconv": _DEPTHWISE,
     "contmix": _CONTMIX,
     "dynamic_block": _CONTMIX,
 }

@@ -12,7 +12,9 @@ from ctxbench.kernels.macs import Shape
 _ops = torch.ops.ctxbench
 
 
-@register_flop_formula([_ops.coconv2d, _ops.gated_conv2d, _ops.contextual_conv2d])
+@register_flop_formula(
+    [_ops.coconv2d, _ops.gated_conv2d, _ops.contextual_conv2d, _ops.depthwise_conv2d]
+)
 def _convolution(x: Shape, weight: Shape, *_: Any, out_shape: Shape) -> int:
     return 2 * macs.convolution(weight, out_shape)
 
@@ -23,6 +25,21 @@ def _coconv_backward(
 ) -> int:
     """Count the product for the input, and that for the weight; a bias is only added."""
     needs: Sequence[bool] = rest[-2]
+    of_x, of_weight, _ = needs
+    return 2 * macs.convolution(weight, grad) * (of_x + of_weight)
+
+
+@register_flop_formula(_ops.depthwise_conv2d_backward)
+def _depthwise_backward(
+    grad: Shape,
+    x: Shape,
+    weight: Shape,
+    dilation: int,
+    needs: Sequence[bool],
+    *,
+    out_shape: Sequence[Shape],
+) -> int:
+    """Count the product for the input, and that for the weight; a bias is only added."""
     of_x, of_weight, _ = needs
     return 2 * macs.convolution(weight, grad) * (of_x + of_weight)
 

@@ -67,6 +67,7 @@ RULES: dict[str, Rule] = {
     # `count` never meets these, since it counts plain forms; whoever calls them himself may
     "ctxbench::coconv2d": rules.coconv,
     "ctxbench::gated_conv2d": rules.coconv,
+    "ctxbench::depthwise_conv2d": rules.coconv,
     "ctxbench::contextual_conv2d": rules.contextual_conv2d,
     "ctxbench::contmix": rules.contmix,
     "aten::linear": rules.matrix_product(0, "linear"),

@@ -9,8 +9,9 @@ from ctxbench.ops._mixing import ContMix
 from ctxbench.ops.cgc import CGConv2d
 from ctxbench.ops.coconv import CoConv2d
 from ctxbench.ops.ctxconv import ContextualConv2d
+from ctxbench.ops.reparam import DepthwiseConv2d
 
-Operator = CoConv2d | ContextualConv2d | CGConv2d | ContMix
+Operator = CoConv2d | ContextualConv2d | CGConv2d | ContMix | DepthwiseConv2d
 
 
 def set_backend(model: nn.Module, name: str | None) -> int:

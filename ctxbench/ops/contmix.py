@@ -50,7 +50,8 @@ class ContextMixer(nn.Module):
         self.features, self.values, self.contmix = features, values, contmix
         self.gate = conv_norm(width, width, nn.SiLU())
         self.local = nn.Sequential(
-            DilatedReparam(width, kernel_size, folded=folded), nn.BatchNorm2d(width)
+            DilatedReparam(width, kernel_size, folded=folded, backend=contmix.backend),
+            nn.BatchNorm2d(width),
         )
         self.fuse = conv_norm(width, width)
         self.excite = SqueezeExcite(width)

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ctxbench.kernels import Backend, check_backend, told
+from ctxbench.kernels.depthwise import depthwise_conv2d
 from ctxbench.ops._norm import LayerNorm2d
 from ctxbench.ops._parts import (
     LayerScale,
@@ -27,6 +29,39 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 _SOURCE = "arXiv:2502.20087, section 3; LMMMEng/OverLoCK@2c8ab3b"
 
 
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise `nn.Conv2d` with "same" padding and stride 1, which has backends.
+
+    Shape: (B, C, H, W) -> (B, C, H, W).
+    Cost:  kernel_size^2 * C MACs per pixel.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        *,
+        dilation: int = 1,
+        bias: bool = True,
+        backend: Backend | None = None,
+    ) -> None:
+        super().__init__(
+            channels, channels, kernel_size,
+            padding=dilation * (kernel_size // 2), dilation=dilation, groups=channels, bias=bias,
+        )  # fmt: skip
+        self.backend = backend and check_backend(backend)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution."""
+        return depthwise_conv2d(
+            x, self.weight, self.bias, dilation=self.dilation[0], backend=self.backend
+        )
+
+    def extra_repr(self) -> str:
+        """Describe the layer inside a printed network."""
+        return f"{super().extra_repr()}{told(self.backend)}"  # type: ignore[no-untyped-call]
+
+
 class DilatedReparam(nn.Module):
     """A large depthwise convolution plus dilated small ones, each with its batch norm.
 
@@ -47,15 +82,17 @@ class DilatedReparam(nn.Module):
         *,
         branches: Sequence[tuple[int, int]] | None = None,
         folded: bool = False,
+        backend: Backend | None = None,
     ) -> None:
         super().__init__()
         self.channels, self.kernel_size = channels, kernel_size
+        self._backend = backend
         self.sizes = tuple(_branches(kernel_size, branches))
         if folded:
             self.conv = self._large()
             return
-        parts = {f"{size}_{rate}": _branch(channels, size, rate) for size, rate in self.sizes}
-        self.branches = nn.ModuleDict({"large": _branch(channels, kernel_size, 1), **parts})
+        parts = {f"{size}_{rate}": self._branch(size, rate) for size, rate in self.sizes}
+        self.branches = nn.ModuleDict({"large": self._branch(kernel_size, 1), **parts})
 
     @property
     def folded(self) -> bool:
@@ -95,10 +132,13 @@ class DilatedReparam(nn.Module):
         return shapes
 
     def _large(self) -> nn.Conv2d:
-        padding = self.kernel_size // 2
-        return nn.Conv2d(
-            self.channels, self.channels, self.kernel_size, padding=padding, groups=self.channels
+        return DepthwiseConv2d(self.channels, self.kernel_size, backend=self._backend)
+
+    def _branch(self, size: int, rate: int) -> nn.Sequential:
+        conv = DepthwiseConv2d(
+            self.channels, size, dilation=rate, bias=False, backend=self._backend
         )
+        return nn.Sequential(conv, nn.BatchNorm2d(self.channels, eps=_EPS))
 
 
 def fold_state(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -144,11 +184,12 @@ class RepConvBlock(nn.Module):
         scaled: bool = False,
         drop_path_rate: float = 0.0,
         folded: bool = False,
+        backend: Backend | None = None,
     ) -> None:
         super().__init__()
         self.local = ResidualDepthwise(channels)
         self.norm = LayerNorm2d(channels, eps=1e-6)
-        self.spatial = DilatedReparam(channels, kernel_size, folded=folded)
+        self.spatial = DilatedReparam(channels, kernel_size, folded=folded, backend=backend)
         self.spatial_norm = nn.BatchNorm2d(channels)
         self.excite = SqueezeExcite(channels)
         self.ffn = feed_forward(channels, ratio * channels)
@@ -185,14 +226,6 @@ def _branches(
     return given
 
 
-def _branch(channels: int, size: int, rate: int) -> nn.Sequential:
-    padding = rate * (size - 1) // 2
-    conv = nn.Conv2d(
-        channels, channels, size, padding=padding, dilation=rate, groups=channels, bias=False
-    )
-    return nn.Sequential(conv, nn.BatchNorm2d(channels, eps=_EPS))
-
-
 def _check_branches(
     start: str, entries: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]
 ) -> None:
@@ -227,10 +260,14 @@ def _fold(entries: Mapping[str, Tensor], kernel_size: int) -> tuple[Tensor, Tens
 
 
 def _dilated_reparam(
-    *, channels: int = 64, kernel: int = 7, folded: bool = False
+    *,
+    channels: int = 64,
+    kernel: int = 7,
+    folded: bool = False,
+    backend: Backend | None = None,
 ) -> DilatedReparam:
     check_numbers(channels=channels)
-    return DilatedReparam(channels, kernel, folded=folded)
+    return DilatedReparam(channels, kernel, folded=folded, backend=backend)
 
 
 def _repconv(
@@ -240,9 +277,12 @@ def _repconv(
     ratio: int = 4,
     scaled: bool = False,
     folded: bool = False,
+    backend: Backend | None = None,
 ) -> RepConvBlock:
     check_numbers(channels=channels, ratio=ratio)
-    return RepConvBlock(channels, kernel, ratio=ratio, scaled=scaled, folded=folded)
+    return RepConvBlock(
+        channels, kernel, ratio=ratio, scaled=scaled, folded=folded, backend=backend
+    )
 
 
 DILATED_REPARAM_LAYER = Layer(_dilated_reparam, one_map)
