@@ -23,6 +23,10 @@ _OPERATOR_COSTS = (
     "operator", "case", "task", "backend", "time / plain convolution [95 %]",
     "time / obvious formulation [95 %]", "memory / obvious formulation", "of the roof",
 )  # fmt: skip
+_OPERATOR_PRICES = (
+    "operator", "backend", "forward / plain", "training / plain", "obvious / ours, forward",
+    "obvious / ours, training",
+)  # fmt: skip
 # the forms of an operator that are ours and meant to be fast, and that which they are held against
 _BACKENDS = ("torch", "triton")
 _OBVIOUS = "obvious"
@@ -74,12 +78,32 @@ def operator_costs(rows: Iterable[Row]) -> DataFrame:
     default layout. Where there are several obvious ones, the first is meant, which all ratios are
     to.
     """
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in last_of_each(rows, *_OPERATOR_CASE, "formulation", "form"):
-        if (row["dtype"], row["layout"]) == ("fp32", "contiguous"):
-            groups.setdefault(tuple(row[key] for key in (PLACE, *_OPERATOR_CASE)), []).append(row)
-    lines = [line for group in _largest(groups.values()) for line in _backends(group)]
+    lines = [line for group in _shown(rows) for line in _backends(group)]
     return frame(lines, with_place(lines, _OPERATOR_COSTS))
+
+
+def operator_prices(rows: Iterable[Row]) -> DataFrame:
+    """Say of each operator what it costs in time: from the least to the most over its shapes.
+
+    By our backends, at the largest batch that has an obvious form, in float32 and the default
+    layout: the time over that of the plain convolution, and how many times the obvious form takes.
+    """
+    groups: dict[tuple[str, ...], dict[str, list[Row]]] = {}
+    for group in _shown(rows):
+        for row in group:
+            if row["form"] in _BACKENDS:
+                key = (row[PLACE], row["operator"], row["form"])
+                groups.setdefault(key, {}).setdefault(row["task"], []).append(row)
+    lines = []
+    for (where, operator, form), by_task in groups.items():
+        line: Row = {PLACE: where, "operator": operator, "backend": form}
+        for task, found in by_task.items():
+            line[f"{task} / plain"] = _span(row["ratio_to_plain"] for row in found)
+            gains = (row["ratio_to_obvious"] and 1 / row["ratio_to_obvious"] for row in found)
+            line[f"obvious / ours, {task}"] = _span(gains)
+        made = [row for found in by_task.values() for row in found]
+        lines.append({**line, **made_of(made)})
+    return frame(lines, with_place(lines, _OPERATOR_PRICES))
 
 
 def counters(rows: Iterable[Row]) -> DataFrame:
@@ -100,6 +124,24 @@ def counters(rows: Iterable[Row]) -> DataFrame:
             lines.append({"model": model, "macs": ours, **cells, **made_of(found.values())})
     others = dict.fromkeys(name for found in networks.values() for name in found if name != _OURS)
     return frame(lines, ["model", "macs", *others])
+
+
+def _shown(rows: Iterable[Row]) -> list[list[Row]]:
+    """Return the forms of each operator, shape and task that are compared before readers."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in last_of_each(rows, *_OPERATOR_CASE, "formulation", "form"):
+        if (row["dtype"], row["layout"]) == ("fp32", "contiguous"):
+            groups.setdefault(tuple(row[key] for key in (PLACE, *_OPERATOR_CASE)), []).append(row)
+    return _largest(groups.values())
+
+
+def _span(ratios: Iterable[float | None]) -> str | None:
+    """Write the least and the most of some ratios, once if they look the same."""
+    known = sorted(ratio for ratio in ratios if ratio)
+    if not known:
+        return None
+    ends = [with_interval(ratio, None, None) for ratio in (known[0], known[-1])]
+    return " to ".join(dict.fromkeys(ends))
 
 
 def _largest(groups: Iterable[list[Row]]) -> list[list[Row]]:

@@ -313,6 +313,7 @@ TABLES = {
     "differences": Table("claims", findings.differences),
     "verdicts_by_paper": Table("claims", findings.verdicts_by_paper),
     "operator_costs": Table("operators", findings.operator_costs),
+    "operator_prices": Table("operators", findings.operator_prices),
     "counters": Table("counting", findings.counters),
 }
 

@@ -1,4 +1,10 @@
-from ctxbench.report.findings import counters, differences, operator_costs, verdicts_by_paper
+from ctxbench.report.findings import (
+    counters,
+    differences,
+    operator_costs,
+    operator_prices,
+    verdicts_by_paper,
+)
 from tests.report.rows import CLAIMS, COUNTING, OPERATORS, counted
 
 
@@ -69,6 +75,18 @@ def test_of_several_batches_the_largest_with_an_obvious_form_is_shown():
     ]
     (line,) = records(operator_costs(batches))
     assert line["case"] == "8 channels, batch 8"
+
+
+def test_the_price_of_an_operator_goes_from_the_least_to_the_most_over_its_shapes():
+    shapes = [
+        operator(form, case=f"{width} channels, batch 4", ratio_to_plain=ratio, task=task)
+        for width, ratio in ((8, 1.25), (16, 3.0))
+        for form in ("torch", "obvious")
+        for task in ("forward", "training")
+    ]
+    (line,) = records(operator_prices(shapes))
+    assert line["forward / plain"] == line["training / plain"] == "1.25 to 3.00"
+    assert line["obvious / ours, forward"] == "2.00"
 
 
 def test_other_types_and_layouts_are_in_the_long_table_alone():
