@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ctxbench.kernels.contmix import _torch, mix
+from ctxbench.kernels.contmix import _shifts, _tiles, _torch, mix
+from ctxbench.ops import ContMixBlock
 from tests.kernels.tools import gradients, mutant
 from tests.reference.contmix import _bias
 from tests.reference.contmix import mix as by_windows
@@ -55,34 +56,59 @@ def compare(module, inputs, kernel_size):
 SHAPES = [((9, 8), 3), ((7, 11), 5), ((5, 5), 5), ((6, 7), 5), ((3, 33), 3), ((4, 3), 1)]
 
 
+both = pytest.mark.parametrize("module", [_tiles, _shifts], ids=["tiles", "shifts"])
+
+
+@both
 @pytest.mark.parametrize(("size", "kernel_size"), SHAPES)
-def test_equals_the_definition(size, kernel_size):
-    compare(_torch, drawn(2, 2, 3, size, kernel_size), kernel_size)
+def test_equals_the_definition(size, kernel_size, module):
+    compare(module, drawn(2, 2, 3, size, kernel_size), kernel_size)
 
 
+@pytest.mark.parametrize(
+    ("size", "kernel_size", "module"),
+    [((9, 9), 5, _shifts), ((28, 21), 7, _shifts), ((28, 20), 7, _tiles), ((28, 28), 9, _tiles)],
+)
+def test_small_windows_are_shifted(size, kernel_size, module):
+    assert _torch._formulation(torch.empty(1, 1, 1, *size), kernel_size) is module
+
+
+@both
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 6), st.integers(0, 6),
     st.sampled_from([1, 3, 5]),
 )  # fmt: skip
-def test_equals_the_definition_at_any_shape(batch, groups, channels, rows, columns, kernel_size):
+def test_equals_the_definition_at_any_shape(
+    module, batch, groups, channels, rows, columns, kernel_size
+):
     size = (kernel_size + rows, kernel_size + columns)
-    compare(_torch, drawn(batch, groups, channels, size, kernel_size), kernel_size)
+    compare(module, drawn(batch, groups, channels, size, kernel_size), kernel_size)
 
 
 @pytest.mark.parametrize("numbers", [1, 300, 1500])
 def test_any_share_of_samples_and_groups_makes_the_same_tiles(numbers, monkeypatch):
-    monkeypatch.setattr(_torch, "_DENSE", numbers)
-    monkeypatch.setattr(_torch, "_COLUMNS", 3)
-    compare(_torch, drawn(3, 2, 3, (6, 8), 3), 3)
+    monkeypatch.setattr(_tiles, "_DENSE", numbers)
+    monkeypatch.setattr(_tiles, "_COLUMNS", 3)
+    compare(_tiles, drawn(3, 2, 3, (6, 8), 3), 3)
 
 
-MUTANTS = {
+@pytest.mark.parametrize("numbers", [1, 1500, 3000])
+def test_any_share_of_samples_and_groups_can_be_shifted_at_once(numbers, monkeypatch):
+    monkeypatch.setattr(_shifts, "_WEIGHTS", numbers)
+    compare(_shifts, drawn(3, 2, 3, (6, 8), 3), 3)
+
+
+def _wrong(module, pairs):
+    return [pytest.param(module, *pair, id=name) for name, pair in pairs.items()]
+
+
+TILES = {
     "a tap is dropped": ("range(size)] for entry", "range(size - 1)] + [0] for entry"),
     "the window is shifted by one": ("max(position - kernel_size // 2, 0)",
                                      "max(position - kernel_size // 2 - 1, 0)"),
     "no shift at the border": ("+ column.first\n", "\n"),
-    "a border moves as the middle does": ("step = min(1, ", "step = max(1, "),
+    "a border moves as the middle does": ("min(1, far - near)", "max(1, far - near)"),
     "another entry of the table": ("- position + kernel_size - 1", "- position + kernel_size - 2"),
     "no normalisation": ("torch.div(mixed_BCM.view(mixed.shape), sums_BM.view(lse.shape), out",
                          "torch.mul(mixed_BCM.view(mixed.shape), 1, out"),
@@ -94,9 +120,31 @@ MUTANTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MUTANTS)
-def test_a_wrong_copy_is_caught(name, tmp_path):
-    wrong = mutant(_torch, *MUTANTS[name], tmp_path)
+SHIFTS = {
+    "a tap is dropped": ("enumerate(weights_BTP.unbind(1)):\n            mixed",
+                         "enumerate(weights_BTP[:, 1:].unbind(1), 1):\n            mixed"),
+    "rows and columns of taps swapped": ("row, column = divmod", "column, row = divmod"),
+    "the window is shifted by one": ("row * self._line + column,", "row * self._line,"),
+    "no order is turned at a border": ("begin(i, side, self.kernel_size)) %",
+                                       "begin(i, side, self.kernel_size)) * 0 %"),
+    "turned the other way": ("lines.roll(-turn, 2)", "lines.roll(turn, 2)"),
+    "not turned back": ("lines.roll(turn, 1)", "lines"),
+    "another value goes on": ("x[..., size - reach : size]", "x[..., :reach]"),
+    "what goes on gets no gradient": ("rows[..., size : size + reach] += rows[..., :reach]",
+                                      "pass"),
+    "no normalisation": ("torch.div(mixed, sums.unsqueeze(1), out",
+                         "torch.mul(mixed, 1, out"),
+    "the sum is forgotten in backward": ("sum(2).neg_()", "sum(2).mul_(0)"),
+    "the softmax is not differentiated": (".mul_(weights_BTP)", ""),
+    "gradients of another part": (".zero_()\n        for tap", "\n        for tap"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "right", "wrong"), _wrong(_tiles, TILES) + _wrong(_shifts, SHIFTS)
+)
+def test_a_wrong_copy_is_caught(module, right, wrong, tmp_path):
+    wrong = mutant(module, right, wrong, tmp_path)
     with pytest.raises((AssertionError, RuntimeError, IndexError)):
         compare(wrong, drawn(2, 2, 3, (9, 8), 3), 3)
 
@@ -158,6 +206,23 @@ def test_gradients_can_be_asked_for_one_by_one(wanted):
     alone = [x.detach().requires_grad_(i == wanted) for i, x in enumerate(inputs)]
     y = mix(*alone, kernel_size=3, backend="torch")
     torch.testing.assert_close(gradients(y, [alone[wanted]])[0], expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("module", [_tiles, _shifts])
+def test_memory_that_is_used_again_carries_nothing_over(module):
+    values, *rest = drawn(3, 1, 2, (5, 6), 3)
+    with torch.no_grad():
+        values[0] = torch.nan
+        out, lse = module.forward(values, *rest, 3)
+        grads = module.backward(out.nan_to_num(), values, *rest, out, lse, 3, [True] * 5)
+    assert not out[1:].isnan().any()
+    assert not grads[0][1:].isnan().any()
+
+
+def test_works_on_no_device():
+    block = ContMixBlock(8, 7, backend="torch").to("meta")
+    x = torch.randn(2, 8, 9, 9, device="meta")
+    assert block(x).shape == x.shape
 
 
 def test_an_empty_batch_has_gradients():
@@ -232,14 +297,14 @@ class _Held(TorchDispatchMode):
         return max(self.kept.values())
 
 
-def test_weights_are_there_for_one_tile_at_a_time():
-    kernel_size, size = 13, (28, 28)
-    inputs = drawn(4, 8, 4, size, kernel_size, torch.float32)
-    weights = 4 * 8 * kernel_size**2 * size[0] * size[1]
+@pytest.mark.parametrize(("kernel_size", "side", "batch"), [(13, 28, 4), (5, 56, 8)])
+def test_weights_are_there_for_one_part_at_a_time(kernel_size, side, batch):
+    inputs = drawn(batch, 8, 4, (side, side), kernel_size, torch.float32)
+    weights = batch * 8 * kernel_size**2 * side**2
     with _Held() as held, torch.no_grad():
         out, lse = _torch.forward(*inputs, kernel_size)
         _torch.backward(out, *inputs, out, lse, kernel_size, [True] * 5)
-    assert held.largest < weights / 10
+    assert held.largest <= max(weights / 10, *(x.numel() for x in inputs))
 
 
 def test_autograd_keeps_inputs_output_and_a_number_a_position():

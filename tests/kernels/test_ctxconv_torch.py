@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ctxbench.kernels.ctxconv import Window, _in_place, _places, _torch, contextual_conv2d
+from ctxbench.ops import ContextualConv2d
 from tests.kernels.tools import gradients, mutant
 from tests.reference.ctxconv import ctxconv
 
@@ -76,9 +77,11 @@ shapes = pytest.mark.parametrize(
     [
         {},
         {"depthwise": True},
+        {"size": (2, 2), "outputs": 9, "batch": 2},
         {"change": False},
         {"depthwise": True, "change": False, "mask": False},
         {"moved": False},
+        {"moved": False, "batch": 1},
         {"moved": False, "window": (3, 2, 2)},
         {"moved": False, "depthwise": True, "window": (5, 2, 1)},
         {"mask": False, "window": (3, 2, 2)},
@@ -220,9 +223,24 @@ def test_any_layout_of_memory(shape):
     torch.testing.assert_close(gradients(y, other), gradients(expected, case.leaves()))
 
 
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_a_mask_without_an_offset_is_refused(backend):
+    case = _case()
+    x, weight, change, _, mask = case.tensors
+    with pytest.raises(ValueError, match=r"a mask of \(2, 9, 5, 6\) and offset=None"):
+        _computed(case._replace(tensors=(x, weight, change, None, mask)), backend)
+
+
+@pytest.mark.parametrize("parts", ["both", "kernels"])
+def test_works_on_no_device(parts):
+    layer = ContextualConv2d(8, 8, context_channels=4, parts=parts, backend="torch").to("meta")
+    x, context = torch.randn(2, 8, 9, 9, device="meta"), torch.randn(2, 4, device="meta")
+    assert layer(x, context).shape == x.shape
+
+
 @shapes
 def test_an_empty_batch(shape):
-    case = _case(batch=0, **shape)
+    case = _case(**{**shape, "batch": 0})
     y = _computed(case)
     assert y.shape == _computed(case, "reference").shape
     assert [one.shape for one in gradients(y, case.leaves())] == [

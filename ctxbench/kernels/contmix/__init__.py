@@ -16,11 +16,12 @@ __all__ = ["FORMULATIONS", "make_kernels", "mix"]
 FORMULATIONS: dict[Backend, Formulation] = {
     "reference": Formulation("all kernels, then a view of the map a tap", "everywhere"),
     "torch": Formulation(
-        "tile by tile: logits, softmax and one dense product, computed again in backward",
+        "part by part: logits, softmax and shifted maps, or one dense product; again in backward",
         "everywhere",
     ),
     "triton": Formulation(
-        "one kernel a direction, with an online softmax", "CUDA; float32, bfloat16, float16"
+        "one kernel a direction: the kernels of a tile in registers, mixed by one dense product",
+        "NVIDIA GPUs; float32 to 256 taps, bfloat16 and float16 to 512",
     ),
 }
 

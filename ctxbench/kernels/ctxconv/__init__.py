@@ -18,7 +18,10 @@ FORMULATIONS: dict[Backend, Formulation] = {
     "torch": Formulation(
         "some taps at a time: weighted lookups, products; backward reads again", "everywhere"
     ),
-    "triton": Formulation("one kernel a direction", "NVIDIA GPUs; float32, bfloat16 and float16"),
+    "triton": Formulation(
+        "gathers a tile of places and multiplies it; one kernel a direction and kind",
+        "NVIDIA GPUs; float32, bfloat16 and float16",
+    ),
 }
 
 
@@ -44,14 +47,22 @@ def contextual_conv2d(
 
     Shape:  x (B, C, H, W), weight (O, C / groups, k, k) -> (B, O, Y, X), in the type of the offset,
             or of x without one. Places and sums are float32 at least.
-    Raises: BackendError where the chosen backend cannot compute this.
+    Raises: BackendError where the chosen backend cannot compute this; ValueError for a mask of taps
+            that stay where they are.
     """
+    if mask is not None and offset is None:
+        raise ValueError(
+            f"A mask needs displaced taps; got a mask of {tuple(mask.shape)} and offset=None. "
+            "Pass zeros as the offset."
+        )
     chosen = choose(backend)
-    if chosen == "reference":
+    # the kernels of one sample in place are one plain convolution; ours took 1.1 to 1.4 of its time
+    alone = chosen == "torch" and offset is None and len(x) == 1
+    if chosen == "reference" or alone:
         return _reference.contextual_conv2d(
             x, weight, change_BCT, offset, mask, window=window, groups=groups
         )
-    if offset is None and torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+    if offset is None and _autocasts(x.device.type) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(x.device.type))  # as a convolution does
     y: Tensor = _forward(x, weight, change_BCT, offset, mask, *window, groups, chosen)
     return y
@@ -159,6 +170,12 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 _forward.register_autograd(_differentiate, setup_context=_remember)
+
+
+def _autocasts(device_type: str) -> bool:
+    """Whether autocast is on; devices without it, as meta, raise where they are asked."""
+    known = torch.amp.is_autocast_available(device_type)
+    return known and torch.is_autocast_enabled(device_type)
 
 
 def _module(backend: str, *tensors: Tensor | None) -> ModuleType:

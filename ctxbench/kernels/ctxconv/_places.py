@@ -131,7 +131,8 @@ class Places(NamedTuple):
         """Return the gradients of dy, dx and the mask for those of what is read, (T * M, C)."""
         pixels = self.pixels.flatten()
         entry = torch.arange(len(pixels), device=pixels.device, dtype=pixels.dtype)
-        # the derivative of embedding_bag by its weights, which has no public name
+        # the derivative of embedding_bag by its weights, which has no public name, but has taken
+        # these arguments since torch 1.x; products would be four maps a tap
         products = torch.ops.aten._embedding_bag_per_sample_weights_backward(
             values, rows, pixels, entry[::4].contiguous(), entry >> 2, 0
         )

@@ -89,7 +89,8 @@ class _Dense:
     """Kernels from all channels to all; the change of a sample is the same for every output.
 
     So it is multiplied once, and no sample needs a weight of its own. Taps come last, and what
-    those of a place read is one row, of K = T * C numbers.
+    those of a place read is one row, of K = T * C numbers. Of few places that is copied into the
+    order of the weight, else the weight into that of what is read.
     """
 
     taps_last = True
@@ -98,18 +99,24 @@ class _Dense:
 
     def __init__(self, weight: Tensor, change_BCT: Tensor | None, maps: Rows) -> None:
         exact = maps.rows.dtype
-        self.weight_OK = weight.to(exact).flatten(2).transpose(1, 2).flatten(1)
+        self.channels = weight.shape[1]
+        pixels = maps.batch * maps.height * maps.width
+        # the copy of the weight took a quarter of the time at 512 channels and one map of 7x7
+        self.channels_first = pixels < len(weight) and (
+            pixels * self.channels * weight[0, 0].numel() <= self.numbers
+        )
+        order = (0, 1, 2) if self.channels_first else (0, 2, 1)
+        self.weight_OK = weight.to(exact).flatten(2).permute(order).flatten(1)
         self.change_BK = None
         if change_BCT is not None:
-            self.change_BK = change_BCT.to(exact).transpose(1, 2).flatten(1)
-        self.channels = weight.shape[1]
+            self.change_BK = change_BCT.to(exact).permute(order).flatten(1)
         self.grad_OK = torch.zeros_like(self.weight_OK)
         self.grad_BK = self.grad_OK.new_zeros(maps.batch, self.grad_OK.shape[1])
 
     def add_products(self, out_SNO: Tensor, read: Tensor, block: Block) -> None:
         """Add to the output what the taps read, times their kernels."""
         columns = block.columns(self.channels)
-        read_MK = read.view(out_SNO.shape[:2].numel(), -1)
+        read_MK = self._one_row(read, out_SNO.shape[:2].numel())
         out_SNO.flatten(0, 1).addmm_(read_MK, self.weight_OK[:, columns].T)
         if self.change_BK is not None:
             read_SNK = read_MK.view(*out_SNO.shape[:2], -1)
@@ -125,7 +132,15 @@ class _Dense:
             values_SNK = values_MK.view(*given_SNO.shape[:2], -1)
             change_S1K = self.change_BK[block.samples, columns].unsqueeze(1)
             values_SNK.addcmul_(given_SNO.sum(2, keepdim=True), change_S1K)
-        return values_MK.view(-1, self.channels)
+        if self.channels_first:
+            values_MK = values_MK.view(len(values_MK), self.channels, -1).transpose(1, 2)
+        return values_MK.reshape(-1, self.channels)
+
+    def _one_row(self, read: Tensor, places: int) -> Tensor:
+        """Return what all taps read, (M * T, C), as a row a place, (M, K)."""
+        if self.channels_first:
+            return read.view(places, -1, self.channels).transpose(1, 2).flatten(1)
+        return read.view(places, -1)
 
     def differentiate(
         self,
@@ -139,7 +154,8 @@ class _Dense:
         """Add up the gradients of the maps and of the kernels."""
         grad_rows, columns = grad_maps.some(block.samples), block.columns(self.channels)
         grad_rows += places.give_back(values, len(grad_rows))[0]
-        read_MK = places.read(maps.some(block.samples)).view(given_SNO.shape[:2].numel(), -1)
+        read = places.read(maps.some(block.samples))
+        read_MK = self._one_row(read, given_SNO.shape[:2].numel())
         self.grad_OK[:, columns].addmm_(given_SNO.flatten(0, 1).T, read_MK)
         given_S1N = given_SNO.sum(2).unsqueeze(1)
         sums_S1K = given_S1N @ read_MK.view(*given_SNO.shape[:2], -1)
@@ -147,8 +163,11 @@ class _Dense:
 
     def gradients(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients of the weight and of its change (B, C, T)."""
+        taps = weight[0, 0].numel()
         grad_OCT, grad_BCT = (
-            grad.view(len(grad), grad.shape[1] // self.channels, self.channels).transpose(1, 2)
+            grad.view(len(grad), self.channels, taps)
+            if self.channels_first
+            else grad.view(len(grad), taps, self.channels).transpose(1, 2)
             for grad in (self.grad_OK, self.grad_BK)
         )
         return grad_OCT.reshape(weight.shape), grad_BCT
