@@ -71,12 +71,16 @@ def test_equals_its_definition(case, batch):
     compare(_torch, case, batch=batch)
 
 
-@pytest.mark.parametrize("small", [0, 10**9], ids=["alone", "as groups"])
+@pytest.mark.parametrize(
+    ("small", "together"), [(0, 1), (10**9, 1), (10**9, 10**9)],
+    ids=["alone", "as a group", "as groups"],
+)  # fmt: skip
 @pytest.mark.parametrize("numbers", [1, 90, 10**6])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_however_it_is_cut_equals_its_definition(case, numbers, small, monkeypatch):
+def test_however_it_is_cut_equals_its_definition(case, numbers, small, together, monkeypatch):
     monkeypatch.setattr(_torch, "_PIECE", numbers)
     monkeypatch.setattr(_torch, "_SMALL", small)
+    monkeypatch.setattr(_torch, "_MAP", together)
     compare(_torch, case)
 
 
@@ -254,6 +258,20 @@ def test_keeps_its_inputs_alone():
     assert [each.data_ptr() for each in kept] == [tensor.data_ptr() for tensor in tensors]
 
 
+def test_runs_on_meta_tensors():
+    op, x = CGConv2d(16, 8, device="meta"), torch.empty(2, 16, 6, 5, device="meta")
+    assert op(x).shape == (2, 8, 6, 5)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_one_sample_alone_equals_its_definition(case):
+    tensors, geometry = draw(case, batch=1)
+    y = gated_conv2d(*tensors, **geometry, backend="torch")
+    expected = defined(*tensors, **geometry)
+    torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-11)
+    torch.testing.assert_close(gradients(y, tensors), gradients(expected, tensors))
+
+
 def test_is_the_default_of_the_layer():
     torch.manual_seed(0)
     op, x = CGConv2d(16, 8), torch.randn(2, 16, 6, 5)
@@ -272,11 +290,12 @@ def test_is_the_default_of_the_layer():
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        (".add_(1)", ".add_(2)"),
+        ("addcmul(ones, ", "addcmul(2 * ones, "),
         ("half.neg().exp_()", "half.exp()"),
         ("return torch.div(weight, below, out=below)", "return weight / below.fill_(1)"),
         ("gate * gates.weight_GRTC", "gate * 0 + gates.weight_GRTC"),
         ("x[samples], ", "x[samples].roll(1, 3), "),
+        ("grad_x[samples] = of_x", "grad_x[samples] = 2 * of_x"),
         ("gated_bGRTC.to(x.dtype)", "gated_bGRTC.to(x.dtype).roll(1, 3)"),
         ("*weight.shape[1:])\n", "*weight.shape[1:]).mT\n"),
         ("self.input_BG1TC[piece.samples]", "self.input_BG1TC.flip(0)[piece.samples]"),

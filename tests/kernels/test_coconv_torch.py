@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import ctxbench
-from ctxbench.kernels.coconv import _torch, coconv2d, coconv2d_norm_relu
+from ctxbench.kernels.coconv import _torch, _whole, coconv2d, coconv2d_norm_relu
 from ctxbench.ops import CoConv2d
 from tests.kernels.tools import gradients, mutant
 from tests.reference.coconv import coconv
@@ -21,6 +21,7 @@ EXACT = {"rtol": 1e-10, "atol": 1e-12}
 def converting(monkeypatch):
     """Convert the input of maps as small as those of a test."""
     monkeypatch.setattr(_torch, "WORTH_CONVERTING", 0)
+    monkeypatch.setattr(_torch, "_PIXELS", 0)
 
 
 def _drawn(levels=LEVELS, *, batch=2, size=(6, 8), kernel=(3, 3), dtype=torch.float64, channels=3):
@@ -60,6 +61,7 @@ def test_every_formulation_equals_the_definition(form, case):
 def test_the_operator_equals_the_definition(case):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_torch, "WORTH_CONVERTING", 0)
+        patch.setattr(_torch, "_PIXELS", 0)
         _assert_same(coconv2d, *case)
 
 
@@ -114,6 +116,7 @@ def test_smaller_types_are_close(dtype):
 @pytest.mark.parametrize("threshold", [0, 10**9])
 def test_the_layout_is_that_of_a_plain_convolution(last, threshold, monkeypatch):
     monkeypatch.setattr(_torch, "WORTH_CONVERTING", threshold)
+    monkeypatch.setattr(_torch, "_PIXELS", 0)
     x, weight, bias = _drawn()
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     y = coconv2d(x, weight, bias, levels=LEVELS)
@@ -131,6 +134,7 @@ def test_a_part_of_another_map_is_an_input_too():
 @pytest.mark.parametrize("threshold", [0, 10**9])
 def test_a_batch_of_none_has_gradients(threshold, monkeypatch):
     monkeypatch.setattr(_torch, "WORTH_CONVERTING", threshold)
+    monkeypatch.setattr(_torch, "_PIXELS", 0)
     leaves = _drawn(batch=0)
     y = coconv2d(*leaves, levels=LEVELS, stride=(2, 2))
     assert y.shape == (0, 8, 3, 4)
@@ -149,6 +153,7 @@ def test_what_is_no_number_stays_so():
 @pytest.mark.parametrize("threshold", [0, 10**9])
 def test_autocast_computes_as_a_plain_convolution_does(threshold, monkeypatch):
     monkeypatch.setattr(_torch, "WORTH_CONVERTING", threshold)
+    monkeypatch.setattr(_torch, "_PIXELS", 0)
     leaves = _drawn(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         y, expected = (
@@ -162,6 +167,7 @@ def test_autocast_computes_as_a_plain_convolution_does(threshold, monkeypatch):
 @pytest.mark.parametrize("threshold", [0, 10**9])
 def test_it_compiles_without_a_break(threshold, monkeypatch):
     monkeypatch.setattr(_torch, "WORTH_CONVERTING", threshold)
+    monkeypatch.setattr(_torch, "_PIXELS", 0)
     torch._dynamo.reset()
     leaves = _drawn()
 
@@ -185,10 +191,26 @@ def test_counts_what_the_plain_convolution_does(size, stride):
 def test_one_large_map_of_the_default_layout_is_converted_and_others_are_not():
     x, weight = torch.empty(2, 64, 64, 64, device="cpu"), torch.empty(8, 64, 3, 3)
     last = x.contiguous(memory_format=torch.channels_last)
-    assert _torch.converts(x, weight, LEVELS)
-    assert not _torch.converts(last, weight, LEVELS)
-    assert not _torch.converts(x, weight, [(4, 1), (4, 2)])
-    assert not _torch.converts(x[:, :, :8, :8].contiguous(), weight, LEVELS)
+    assert _torch.converts(x, weight, LEVELS, (1, 1))
+    assert not _torch.converts(last, weight, LEVELS, (1, 1))
+    assert not _torch.converts(x, weight, [(4, 1), (4, 2)], (1, 1))
+    assert not _torch.converts(x[:, :, :8, :8].contiguous(), weight, LEVELS, (1, 1))
+    assert not _torch.converts(x.reshape(128, 64, 8, 8), weight, LEVELS, (1, 1))
+
+
+def test_wide_levels_are_converted_where_they_stride():
+    x, weight = torch.empty(2, 64, 64, 64, device="cpu"), torch.empty(64, 64, 3, 3)
+    levels = [(32, 1), (16, 2), (16, 3)]
+    assert not _torch.converts(x, weight, levels, (1, 1))
+    assert _torch.converts(x, weight, levels, (2, 1))
+
+
+def test_it_runs_on_meta_tensors():
+    op, x = CoConv2d(64, 64, device="meta"), torch.empty(2, 64, 64, 64, device="meta")
+    assert op(x).shape == x.shape
+    weight = torch.empty(8, 64, 3, 3, device="meta")
+    y = _whole(x, weight, None, None, None, False, levels=LEVELS, stride=(2, 2), chosen="torch")
+    assert y.shape == (2, 8, 32, 32)
 
 
 def test_neighbours_of_one_dilation_are_one_convolution():

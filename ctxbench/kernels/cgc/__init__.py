@@ -44,12 +44,14 @@ def gated_conv2d(
     Raises: BackendError where the chosen backend cannot compute this.
     """
     chosen = choose(backend)
-    if chosen == "reference":
+    if chosen == "reference" or (chosen == "torch" and _torch.is_plain(x, weight)):
         return _reference.gated_conv2d(
             x, weight, input_BCT, output_BOT, stride=stride, dilation=dilation, groups=groups
         )
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(x.device.type))  # as a convolution does
+    kind = x.device.type  # a map on "meta" has no autocast
+    known = torch.amp.is_autocast_available(kind)
+    if known and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+        x = x.to(torch.get_autocast_dtype(kind))  # as a convolution does
     y: Tensor = _forward(x, weight, input_BCT, output_BOT, stride, dilation, groups, chosen)
     return y
 

@@ -52,7 +52,7 @@ def coconv2d(
         return _reference.coconv2d(
             x, weight, bias, levels=levels, stride=stride, groups=groups, padding_mode=padding_mode
         )
-    elif not _torch.converts(x, weight, levels):
+    elif not _torch.converts(x, weight, levels, stride):
         return _torch.separate(x, weight, bias, levels=levels, stride=stride)
     return _whole(x, weight, bias, None, None, False, levels=levels, stride=stride, chosen=chosen)
 
@@ -109,8 +109,10 @@ def _whole(
     chosen: Backend,
 ) -> Tensor:
     """Call the operator as a convolution can be called: on one image, in mixed precision."""
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        low = torch.get_autocast_dtype(x.device.type)
+    kind = x.device.type  # a map on "meta" has no autocast
+    known = torch.amp.is_autocast_available(kind)
+    if known and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+        low = torch.get_autocast_dtype(kind)
         x, weight, bias = x.to(low), weight.to(low), None if bias is None else bias.to(low)
     widths, rates = [width for width, _ in levels], [rate for _, rate in levels]
     batch = x if x.dim() == 4 else x[None]

@@ -18,9 +18,11 @@ from torch.nn import functional as F
 Levels = Sequence[tuple[int, int]]
 Pair = tuple[int, int]
 
-# Below it, the calls cost what converting saves: 64 maps of 56x56 and 128 of 28x28 gain nothing at
-# batch 1, but at batch 4.
+# Below as many numbers the calls cost what converting saves, on smaller maps at any batch.
 WORTH_CONVERTING = 2**18
+_PIXELS = 28 * 28
+# Outputs of a level that fill the blocks in which a CPU's convolution computes.
+_BLOCK = 16
 
 
 class _Level(NamedTuple):
@@ -33,17 +35,20 @@ class _Level(NamedTuple):
     dilation: Pair
 
 
-def converts(x: Tensor, weight: Tensor, levels: Levels) -> bool:
+def converts(x: Tensor, weight: Tensor, levels: Levels, stride: Pair) -> bool:
     """Whether `convert_once` is the fastest formulation; where not, `separate` is.
 
     On a CPU a convolution brings a map of the default layout into an order of its own, and its
-    result back, so levels do that work again and again. Three and more of them are faster on one
-    channels_last copy: forward 0.8 to 1.03 of `separate` at batch 4 and 8, training at
-    stride 2 0.75 to 0.9; two levels are slower, 1.0 to 1.2.
+    result back, so levels do that work again and again. With three and more of them it pays off to
+    do it once where levels are thin, 0.87 to 0.9 of `separate` forward and 0.7 to 0.86 in training
+    (4 and 8 outputs, 32x32), and at stride 2, 0.9 to 1.07 and 0.8 to 0.93 (64 maps of 56x56, 128
+    of 28x28). Elsewhere it does not: 0.96 to 1.2 at stride 1 and 16 outputs, up to 1.5 at 8x8.
     """
-    many = len(merge(levels)) > 2 and x.dim() == 4
-    plain = many and x.device.type == "cpu" and x.is_contiguous() and weight.is_contiguous()
-    return plain and x.numel() >= WORTH_CONVERTING
+    widths = [width for width, _ in merge(levels)]
+    gains = len(widths) > 2 and (min(widths) < _BLOCK or max(stride) > 1)
+    plain = x.dim() == 4 and x.device.type == "cpu" and x.is_contiguous() and weight.is_contiguous()
+    large = x.numel() >= WORTH_CONVERTING and x.shape[-2] * x.shape[-1] >= _PIXELS
+    return gains and plain and large
 
 
 def separate(
