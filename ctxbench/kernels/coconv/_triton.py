@@ -171,9 +171,11 @@ def forward(
     blocks = choose_blocks(pixels, [width for width, _ in merged], x.shape[1], x.element_size())
     table = make_table(merged, blocks.channels)
     tiles = sum(triton.cdiv(width, blocks.channels) for width, _ in merged)
+    # the kernel reads one number of them after the other
+    rows = (None if row is None else row.contiguous() for row in (bias, after.scale, after.shift))
     if y.numel():
         forward_kernel[triton.cdiv(pixels, blocks.pixels), tiles](
-            x, weight, bias, after.scale, after.shift, y,
+            x, weight, *rows, y,
             pixels, x.shape[1], *x.shape[2:], *y.shape[2:],
             *x.stride(), *weight.stride(), *y.stride(), **table, **_sizes(weight, stride, blocks),
             HAS_BIAS=bias is not None, HAS_SCALE=after.scale is not None, RELU=after.relu,

@@ -100,6 +100,19 @@ def test_a_part_of_another_map_is_an_input_too(device):
     _assert_near(_run(leaves), coconv(*exact, LEVELS), leaves, exact)
 
 
+def test_a_bias_and_what_comes_after_may_be_parts_of_others_too(device):
+    x, weight, bias = _drawn(device)
+    parts = [row[:, 0] for row in torch.randn(3, len(bias), 2, device=device)]
+    found, wanted = (
+        coconv2d_norm_relu(
+            x, weight, rows[0], scale=rows[1], shift=rows[2], relu=False, levels=LEVELS,
+            backend="triton",
+        )
+        for rows in (parts, [part.contiguous() for part in parts])
+    )  # fmt: skip
+    torch.testing.assert_close(found, wanted)
+
+
 def test_without_a_batch_and_without_a_bias(device):
     x, weight, _ = _drawn(device)
     y = _run((x[0], weight, None))
