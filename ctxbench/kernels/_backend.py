@@ -1,15 +1,19 @@
 """Which backend computes: the innermost `with` says, else the operator, else it is torch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import Concatenate, Literal, ParamSpec, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 from ctxbench.errors import BackendError, UnknownNameError
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 Backend = Literal["reference", "torch", "triton"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -106,6 +110,22 @@ def check_triton(operator: str, *tensors: Tensor | None) -> None:
                 f"{operator}: backend='triton' needs an NVIDIA GPU; got a tensor on "
                 f"{tensor.device}. {way_out}"
             )
+
+
+def launches_there(
+    function: Callable[Concatenate[Tensor, _P], _R],
+) -> Callable[Concatenate[Tensor, _P], _R]:
+    """Make the GPU of the first tensor the current one while a function launches Triton kernels.
+
+    Triton launches them on the current one, wherever their tensors are.
+    """
+
+    @wraps(function)
+    def launch(first: Tensor, /, *rest: _P.args, **options: _P.kwargs) -> _R:
+        with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
+            return function(first, *rest, **options)
+
+    return launch
 
 
 def interprets() -> bool:

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ctxbench.kernels._backend import interprets
+from ctxbench.kernels._backend import interprets, launches_there
 from ctxbench.kernels.cgc._shape import empty_output
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -209,6 +209,7 @@ class _Parts(NamedTuple):
     output_BTO: Tensor
 
 
+@launches_there
 def forward(
     x: Tensor,
     weight: Tensor,
@@ -233,6 +234,7 @@ def forward(
     return y
 
 
+@launches_there
 def backward(
     grad: Tensor,
     x: Tensor,

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ctxbench.errors import BackendError
-from ctxbench.kernels._backend import interprets
+from ctxbench.kernels._backend import interprets, launches_there
 from ctxbench.kernels.coconv import _torch
 
 Levels = Sequence[tuple[int, int]]
@@ -154,6 +154,7 @@ def input_kernel(
     )
 
 
+@launches_there
 def forward(
     x: Tensor,
     weight: Tensor,
@@ -184,6 +185,7 @@ def forward(
     return y
 
 
+@launches_there
 def backward(
     grad: Tensor,
     x: Tensor,

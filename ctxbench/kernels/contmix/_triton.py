@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ctxbench.errors import BackendError
-from ctxbench.kernels._backend import interprets
+from ctxbench.kernels._backend import interprets, launches_there
 
 # what a program holds: bytes of a weight's column (an A100 has no more), regions, channels a group
 _LIMITS = (1024, 64, 128)
@@ -239,6 +239,7 @@ def backward_kernel(
     tl.store(d_weight + (own * TAPS + tap[:, None]) * REGIONS + region[None, :], d_weight_TL)
 
 
+@launches_there
 def forward(
     values_BGCHW: Tensor, affinity_BGLHW: Tensor, weight_TL: Tensor, bias_T: Tensor,
     table_GYX: Tensor, kernel_size: int,
@@ -262,6 +263,7 @@ def forward(
     return out, lse
 
 
+@launches_there
 def backward(
     grad_BGCHW: Tensor, values_BGCHW: Tensor, affinity_BGLHW: Tensor, weight_TL: Tensor,
     bias_T: Tensor, table_GYX: Tensor, out_BGCHW: Tensor, lse_BGHW: Tensor,

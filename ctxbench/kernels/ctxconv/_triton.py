@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ctxbench.kernels._backend import launches_there
 from ctxbench.kernels.ctxconv._reference import Window
 from ctxbench.kernels.ctxconv._triton_backward import backward
 from ctxbench.kernels.ctxconv._triton_places import (
@@ -30,6 +31,7 @@ from ctxbench.kernels.ctxconv._triton_places import (
 __all__ = ["backward", "forward"]
 
 
+@launches_there
 def forward(
     x: Tensor,
     weight: Tensor,

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ctxbench.kernels._backend import launches_there
 from ctxbench.kernels.ctxconv._reference import Window
 from ctxbench.kernels.ctxconv._triton_places import (
     arguments,
@@ -40,6 +41,7 @@ from ctxbench.kernels.ctxconv._triton_places import (
 _PROGRAMS = 256
 
 
+@launches_there
 def backward(
     grad: Tensor,
     x: Tensor,
