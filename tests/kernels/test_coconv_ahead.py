@@ -6,15 +6,22 @@ pytest.importorskip("triton")
 
 from ctxbench.kernels._backend import interprets
 from ctxbench.kernels.coconv import _triton
-from tests.kernels.tools import GPUS, compile_ahead
+from tests.kernels.tools import GPUS, compile_ahead, every_gpu, of_one, spilled_bytes
 
 pytestmark = pytest.mark.skipif(interprets(), reason="interpreted kernels are not compiled")
 
-LEVELS = [(16, 1), (16, 2), (16, 3), (16, 4)]  # of 64 maps of 56x56
-WIDE = [(172, 1), (170, 2), (170, 3)]
+LEVELS = [(16, 1), (16, 4)]  # the tiles of 64 maps of 56x56
+WIDE = [(64, 1), (64, 2)]
 
 
-def _compiled(kernel, levels, kind, architecture):
+# of maps of 56x56 that lie as networks have them: what is 1, what is no multiple of 16
+ONES = ("x_w", "y_w", "grad_w", "weight_w")
+ODD = ("x_h", "y_h", "grad_h", "height", "width", "rows", "columns", "weight_c", "weight_h")
+every_kernel = pytest.mark.parametrize("name", ["forward_kernel", "input_kernel"])
+
+
+def _compiled(name, levels, kind, architecture, *, one=False):
+    kernel = getattr(_triton, name)
     widths = [width for width, _ in levels]
     blocks = _triton.choose_blocks(25088, widths, 64, 4 if kind == "fp32" else 2)
     table = _triton.make_table(levels, blocks.channels)
@@ -22,32 +29,34 @@ def _compiled(kernel, levels, kind, architecture):
         **table, "TALL": 3, "WIDE": 3, "DOWN": 1, "ACROSS": 1,
         "PIXELS": blocks.pixels, "CHANNELS": blocks.channels, "DEPTH": blocks.depth,
         "HALF": kind != "fp32", "HAS_BIAS": True, "HAS_SCALE": True, "RELU": True,
+        **dict.fromkeys(ONES, 1),
     }  # fmt: skip
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
     maps = ("x", "weight", "bias", "scale", "shift", "y", "grad", "grad_x")
     types = {name: f"*{kind}" if name in maps else "i32" for name in kernel.arg_names}
-    made = compile_ahead(
-        kernel, types, constants, architecture, num_warps=_triton.count_warps(blocks), num_stages=3
-    )
-    return made.metadata.shared, made.asm["ptx"]
+    if one:
+        constants = of_one(kernel, types, constants)
+    return compile_ahead(
+        kernel, types, constants, architecture, num_warps=_triton.count_warps(blocks),
+        num_stages=3, aligned=[name for name in kernel.arg_names if name not in ODD],
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("gpu", GPUS)
-@pytest.mark.parametrize(
-    ("kind", "levels"), [("fp32", LEVELS), ("fp16", LEVELS), ("bf16", LEVELS), ("bf16", WIDE)]
-)
-@pytest.mark.parametrize("name", ["forward_kernel", "input_kernel"])
-def test_compiles_within_the_shared_memory(name, kind, levels, gpu):
+@every_gpu
+@pytest.mark.parametrize("levels", [LEVELS, WIDE], ids=["narrow", "wide"])
+@every_kernel
+def test_fits_into_shared_memory_and_registers(name, levels, kind, gpu, tmp_path):
     architecture, limit = GPUS[gpu]
-    shared, code = _compiled(getattr(_triton, name), levels, kind, architecture)
-    assert shared <= limit
-    assert ".local" not in code  # nothing on a stack, where registers that spill go
+    made = _compiled(name, levels, kind, architecture)
+    assert 0 < made.metadata.shared <= limit
+    assert spilled_bytes(made, architecture, tmp_path) <= 128
+    # half precision meets on tensor cores, float32 is exact
+    assert ("mma" in made.asm["ptx"]) == (kind != "fp32")
 
 
-@pytest.mark.parametrize(("kind", "name"), [("bf16", "bf16"), ("fp16", "f16")])
-def test_halves_meet_on_tensor_cores(kind, name):
-    _, code = _compiled(_triton.forward_kernel, LEVELS, kind, 80)
-    assert f"mma.sync.aligned.m16n8k16.row.col.f32.{name}.{name}.f32" in code
+@every_kernel
+def test_compiles_for_maps_of_one_number(name):
+    assert _compiled(name, [(1, 1)], "bf16", 90, one=True).asm["ptx"]
 
 
 @pytest.mark.parametrize(

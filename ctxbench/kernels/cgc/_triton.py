@@ -22,7 +22,8 @@ from ctxbench.kernels.cgc._shape import empty_output
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 # Positions, channels and outputs of a tile at most: 64 x 64 sums are 32 registers of each of the
-# 128 threads, which leaves room for the two tiles that are multiplied.
+# 128 threads, which leaves room for the two tiles that are multiplied. In float32, off the tensor
+# cores, those tiles wait in registers too: 256 threads hold them, where 128 spill up to 6 kB each.
 _POSITIONS, _CHANNELS = 64, 64
 # how many channels, outputs or positions are multiplied at a time
 _DEPTH = 32
@@ -229,7 +230,7 @@ def forward(
     tiles = triton.cdiv(y.shape[2] * y.shape[3], n) * triton.cdiv(sizes[2], o)
     forward_kernel[(len(x) * groups * tiles,)](
         x, *x.stride(), y, *y.stride(), *parts, *sizes, *stride, *dilation, *weight.shape[2:],
-        N=n, C=_block(sizes[1], _DEPTH), OUT=o, DOT=_dot(x),
+        N=n, C=_block(sizes[1], _DEPTH), OUT=o, DOT=_dot(x), num_warps=_warps(x),
     )  # fmt: skip
     return y
 
@@ -270,7 +271,7 @@ def _of_map(grad: Tensor, x: Tensor, parts: _Parts, geometry: tuple[int, ...]) -
     if of_x.numel():
         map_kernel[(len(x) * groups * tiles,)](
             grad, *grad.stride(), of_x, *of_x.stride(), *parts, *geometry,
-            N=n, C=c, OUT=_block(outputs, _DEPTH), DOT=_dot(x),
+            N=n, C=c, OUT=_block(outputs, _DEPTH), DOT=_dot(x), num_warps=_warps(x),
         )  # fmt: skip
     return of_x
 
@@ -310,6 +311,11 @@ def _dot(x: Tensor) -> tl.dtype:
     """Return the type to multiply in; the interpreter multiplies bfloat16 wrongly."""
     types = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
     return tl.float32 if interprets() else types.get(x.dtype, tl.float32)
+
+
+def _warps(x: Tensor) -> int:
+    """Return the warps of a program that gates a tile of the weight each time it multiplies."""
+    return 8 if x.element_size() == 4 else 4
 
 
 def _like(tensor: Tensor, values: Tensor) -> Tensor:

@@ -251,7 +251,8 @@ def choose_blocks(pixels: int, widths: Sequence[int], depth: int, itemsize: int)
 
 
 def count_warps(blocks: Blocks) -> int:
-    return 8 if blocks.pixels * blocks.channels > 8192 else 4
+    """Return the warps of a program: with 4 of them, tiles of 64x64 and more spill up to 4 kB."""
+    return 8 if blocks.pixels * blocks.channels >= 4096 else 4
 
 
 def make_table(merged: Levels, channels: int) -> dict[str, Any]:
