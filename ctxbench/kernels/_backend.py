@@ -9,6 +9,7 @@ from typing import Concatenate, Literal, ParamSpec, TypeVar, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ctxbench.errors import BackendError, UnknownNameError
 
@@ -69,8 +70,18 @@ def inside() -> Backend | None:
 
 
 def choose(own: Backend | None) -> Backend:
-    """Return the backend that computes an operator which was built with `own`."""
-    return _inside or own or DEFAULT
+    """Return the backend that computes an operator which was built with `own`.
+
+    Raises: BackendError for differentiation in forward mode, which torch does not refuse for
+            operators of our own: it would take them for constants.
+    """
+    chosen = _inside or own or DEFAULT
+    if chosen != "reference" and forward_ad._current_level >= 0:
+        raise BackendError(
+            f"Differentiation in forward mode needs backend='reference'; got backend={chosen!r}. "
+            f"Use backend='reference', or ctxbench.use_backend('reference') around it."
+        )
+    return chosen
 
 
 def told(own: Backend | None) -> str:
