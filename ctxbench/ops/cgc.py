@@ -31,7 +31,6 @@ class CGConv2d(nn.Module):
 
     It stands in for an `nn.Conv2d` of the same arguments with "same" padding: its weight has the
     same shape, and `gate` is added. A 1x1 kernel is left plain, without a gate.
-    torch.compile's inductor compiles it anew for every batch size, since the samples are groups.
 
     Shape:  (B, C, H, W) -> (B, O, ceil(H / stride), ceil(W / stride)).
     Cost:   kh * kw * C * O / groups MACs per output pixel, as without the gate, and those of
