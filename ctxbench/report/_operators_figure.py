@@ -13,12 +13,12 @@ from ctxbench.style import GREY, WIDTH_IN, log_ticks, mark_key, style
 _TASKS = ("forward", "training")
 _KEY = ("operator", "case", "device", "dtype", "layout", "task", "form", "formulation")
 _COLUMNS = ["panel", "line", "task", "form", "ratio"]
-# form -> marker, colour, size, as it is drawn
+# form -> marker, colour, size; later ones lie on top, so that none hides what is at its place
 _MARKS = {
-    "obvious": ("x", "0.45", 5.0),
-    "reference": ("s", "0.65", 4.0),
     "torch": ("o", "C0", 6.0),
-    "triton": ("D", "C3", 5.0),
+    "reference": ("s", "0.65", 4.0),
+    "triton": ("D", "C3", 3.5),
+    "obvious": ("x", "0.2", 4.5),
 }
 _WORDS = {
     "obvious": "obvious formulation", "reference": "backend reference",
@@ -68,9 +68,10 @@ def draw(lines: DataFrame) -> Figure:
         for axes, (name, part) in zip(grid, panels, strict=True):
             for axis, task in zip(axes, _TASKS, strict=True):
                 _draw_panel(axis, part, task, named=axis is axes[0])
-                axis.set_title(f"{task}\n{name}" if axis is axes[0] else f"{task}\n", loc="left")
-        for axis in grid[-1]:
-            axis.set_xlabel("time / time of the plain convolution of that shape")
+                axis.set_title(f"{name}\n{task}" if axis is axes[0] else f"\n{task}", loc="left")
+        for axis, task in zip(grid[-1], _TASKS, strict=True):
+            _scale(axis, lines.loc[lines["task"] == task, "ratio"])
+            axis.set_xlabel("time / plain convolution")
         forms = [form for form in _MARKS if form in set(lines["form"])]
         figure.legend(
             handles=[mark_key(_WORDS[form], *_MARKS[form][:2]) for form in forms],
@@ -91,8 +92,15 @@ def _draw_panel(axis: Any, part: DataFrame, task: str, *, named: bool) -> None:
             linestyle="", marker=marker, color=colour, markersize=size, zorder=3,
         )  # fmt: skip
     axis.axvline(1, color=GREY, linewidth=0.8)
-    axis.set_xscale("log")
     axis.set_yticks(list(places.values()), names if named else [""] * len(names))
     axis.set_ylim(-len(names) + 0.5, 0.5)
-    low, high = min(1.0, float(shown["ratio"].min())), float(shown["ratio"].max())
-    log_ticks(axis.xaxis, low / 1.2, high * 1.2, digits=(1, 2, 5) if high < 50 * low else (1,))
+
+
+def _scale(axis: Any, ratios: Any) -> None:
+    """Give a column of panels, which share it, an axis on which all of its ratios are."""
+    low, high = min([1.0, *ratios]), max([1.0, *ratios])
+    margin = max(1.2, (high / low) ** 0.05)  # no mark is cut
+    low, high = low / margin, high * margin
+    axis.set_xscale("log")
+    axis.set_xlim(low, high)
+    log_ticks(axis.xaxis, low, high, digits=(1, 2, 5) if high < 50 * low else (1,))

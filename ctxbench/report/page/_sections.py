@@ -210,6 +210,7 @@ SECTIONS = (
         "beside what others offer.",
         ("counting", "operators", "timers", "training", "gradcam_speed"),
         (
+            "operators",
             Show("operator_costs",
                  "Operators, beside a plain convolution and the obvious formulation",
                  filters=("operator", "task")),

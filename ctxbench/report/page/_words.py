@@ -188,6 +188,14 @@ def _roofline_alt(drawn: DataFrame) -> str:
     )
 
 
+def _operators_alt(drawn: DataFrame) -> str:
+    return (
+        f"Dot plot of {drawn['line'].nunique()} operators and shapes, by device and for forward "
+        f"passes and training: a mark for each way of computing, at its time over that of the "
+        f"plain convolution, from {_span(list(drawn['ratio']))} on a logarithmic axis."
+    )
+
+
 def _layers_alt(drawn: DataFrame) -> str:
     ours, theirs = drawn[["model", "against"]].iloc[0]
     times = drawn["ms"].sum(), drawn["against_ms"].sum()
@@ -214,6 +222,7 @@ _ALTERNATIVES = {
     "parity": _parity_alt,
     "latency": _latency_alt,
     "roofline": _roofline_alt,
+    "operators": _operators_alt,
     "layers": _layers_alt,
     "ablation_errors": lambda drawn: _trained_alt(
         f"Errors of {len(drawn)} trained variants, each seed and the mean", drawn
@@ -234,6 +243,7 @@ CAPTIONS = {
     "parity": "MACs of each layer, and the difference",
     "latency": "What context costs: MACs, and time",
     "roofline": "What is achieved of what the device can do",
+    "operators": "What context costs in an operator, by every way of computing it",
     "layers": "Where the time goes, layer by layer",
     "ablation_errors": "Errors of the trained variants",
     "ablation_curves": "Errors over epochs",
