@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ctxbench.errors import SpecError, UnknownNameError
-from ctxbench.kernels import check_backend, use_backend
+from ctxbench.kernels import check_backend
 from ctxbench.models import foreign
 from ctxbench.models._spec import ModelSpec, Network, alone
 from ctxbench.models.checkpoint import load_checkpoint
@@ -112,8 +112,7 @@ def replaced_in(spec: str) -> Replaced | None:
 
 def _prepared(network: Network) -> nn.Module:
     model = network.build()
-    # operators draw their inputs, and a network may be prepared for another machine
-    with torch.random.fork_rng(devices=[]), use_backend("reference"):
+    with torch.random.fork_rng(devices=[]):  # operators draw their inputs
         fold(model, *network.inputs(1, network.image_px, network.image_px))
     return model
 

@@ -3,12 +3,17 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields, is_dataclass
+from types import FunctionType, ModuleType
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+# operations that give Python a value of a tensor
+_VALUES = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
 
 
 class Call:
@@ -30,13 +35,17 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     a view is none either, but what reads the view reads the tensor. `readers` of a tensor are the
     innermost modules that such operations were called in; None stands for all that is no module:
     what takes the output of the network, keeps a tensor as an attribute, or hooks into a module.
+    `decides` says whether a value was taken out of a tensor that was computed: what the network
+    does may depend on it, and then no run shows all of that.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: dict[nn.Module, list[Call]] = defaultdict(list)
         self.output: list[Tensor] = []
+        self.decides = False
         self._model = model
+        self._weights = {_memory(x) for x in (*model.parameters(), *model.buffers())}
         self._reads: dict[int, list[nn.Module | None]] = defaultdict(list)
         self._open: list[Call] = []
 
@@ -48,7 +57,7 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             output = model(*inputs)
         flow.output = _tensors(output)
         flow._read(flow.output, None)
-        flow._read(_tensors([vars(module) for module in model.modules()], weights=False), None)
+        flow._read(_kept(model), None)
         return flow
 
     def only_call(self, module: nn.Module) -> Call | None:
@@ -61,7 +70,7 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return set(self._reads[_memory(call.made[0])][call.read_before :])
 
     def readers_of_weight(self, weight: Tensor) -> set[nn.Module | None]:
-        """Return who has read a parameter."""
+        """Return who has read a parameter or a buffer."""
         return set(self._reads[_memory(weight)])
 
     def __torch_dispatch__(
@@ -75,7 +84,10 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if not func.is_view:
             reader = self._open[-1].module if self._open else None
-            self._read(_tensors((args, kwargs)), reader)
+            read = _tensors((args, kwargs))
+            self._read(read, reader)
+            if func in _VALUES:
+                self.decides |= any(_memory(tensor) not in self._weights for tensor in read)
         return func(*args, **kwargs)
 
     @contextmanager
@@ -119,9 +131,31 @@ def has_hooks(module: nn.Module) -> bool:
     ))  # fmt: skip
 
 
-def _tensors(value: Any, *, weights: bool = True) -> list[Tensor]:
-    found = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-    return found if weights else [x for x in found if not isinstance(x, nn.Parameter)]
+def _tensors(value: Any) -> list[Tensor]:
+    """Return the tensors in a value, also those in the attributes of objects in it."""
+    found, seen, open_ = [], set(), [value]
+    while open_:
+        for leaf in tree_leaves(open_.pop()):
+            if isinstance(leaf, Tensor):
+                found.append(leaf)
+            elif id(leaf) not in seen:
+                seen.add(id(leaf))
+                open_ += _attributes(leaf)
+    return found
+
+
+def _attributes(value: Any) -> list[Any]:
+    if is_dataclass(value) and not isinstance(value, type):  # it may have slots
+        return [getattr(value, field.name) for field in fields(value)]
+    known = isinstance(value, nn.Module | type | ModuleType | FunctionType)
+    return [] if known or not hasattr(value, "__dict__") else [vars(value)]
+
+
+def _kept(model: nn.Module) -> list[Tensor]:
+    """Return what the modules of a network keep besides their weights."""
+    weights = {id(x) for x in (*model.parameters(), *model.buffers())}
+    kept = _tensors([vars(module) for module in model.modules()])
+    return [x for x in kept if id(x) not in weights]
 
 
 def _memory(tensor: Tensor) -> int:

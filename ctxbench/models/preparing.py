@@ -4,16 +4,18 @@ Which layers are neighbours is not read from the names of modules, which say not
 in which they run, but from one run on an example input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules import dropout
 from torch.nn.utils import parametrize
 
 from ctxbench.errors import CtxbenchError, SpecError
+from ctxbench.kernels import use_backend
 from ctxbench.models._dataflow import Call, Dataflow, has_hooks
 from ctxbench.models._folded import Beside, Fold, Folded, folding
 from ctxbench.models._folding import (
@@ -38,6 +40,10 @@ _SIDE = 224  # what networks are shown that nobody has said the input of
 # how far the outputs may move on the example, as a part of the largest: a layer that was folded
 # wrongly moves them more, and rounding less, even in a deep network that has not been trained
 _TOLERANCE, _HALF_TOLERANCE = 0.01, 0.1
+# what a network raises that cannot run: on these inputs, or because a layer is gone that it asks
+_RAISED = (
+    RuntimeError, TypeError, ValueError, LookupError, AssertionError, AttributeError,
+)  # fmt: skip
 # these are not imported: their libraries need not be there
 _DROPS = (
     "torchvision.ops.stochastic_depth.StochasticDepth",
@@ -58,35 +64,43 @@ def prepare(model: nn.Module, *inputs: Tensor) -> nn.Module:
     what was folded; `model` stays as it is.
 
     `inputs` are what the network is run on, to see what it does: one image of 224 px if none are
-    given. What it does must not depend on the values in them.
+    given. Which layers it calls must not depend on their size; where it looks at their values to
+    decide something, it is refused. Operators run with the backend `reference` here.
 
         fast = prepare(create_model("overlock_xt"))
 
-    Raises: CtxbenchError if the network cannot run on the inputs, or computes something else once
-            its layers are folded. TypeError for what is no network.
+    Raises: CtxbenchError if the network cannot be copied, cannot run on the inputs, decides by
+            their values what it does, or computes something else, or nothing, once its layers are
+            folded. TypeError for what is no network.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"prepare takes a torch.nn.Module; got {type(model).__name__}. A name is built by "
             f"ctxbench.create_model."
         )
-    copy = deepcopy(model)
+    with _one_line(model, "cannot be copied", "Prepare it before it is changed like this."):
+        copy = deepcopy(model)
     fold(copy, *inputs)
     return copy
 
 
 def fold(model: nn.Module, *inputs: Tensor) -> None:
     """Do to the network itself what `prepare` does to a copy of it."""
-    model.eval().requires_grad_(False)
+    with _one_line(model, "cannot be prepared", "Prepare it in its plain form."):
+        model.eval().requires_grad_(False)
     example = inputs or (_example(model),)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        before = _run(model, example).output
+    shapes = ", ".join(str(tuple(x.shape)) for x in example)
+    cannot = f"cannot run on an input of {shapes}"
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), use_backend("reference"):
+        with _one_line(model, cannot, "Give prepare the tensors that it takes: prepare(model, x)."):
+            before = Dataflow.of(model, example)
+        _refuse_to_guess(model, before)
         for module in list(model.modules()):
             _fold_inside(model, module)
-        after = _run(model, example)
+        after = _run_folded(model, example)
         while _fold_neighbours(model, after):
-            after = _run(model, example)
-    _compare(model, before, after.output)
+            after = _run_folded(model, example)
+    _compare(model, before.output, after.output)
 
 
 def split_prepared(spec: str) -> tuple[str, bool]:
@@ -115,7 +129,7 @@ def _fold_inside(model: nn.Module, module: nn.Module) -> None:
         module.reparameterize() if isinstance(module, OverLoCK) else module.fold()
     elif type(module) is ResidualDepthwise and _open(module.conv):
         _replace(model, module, Joined(module))
-    elif isinstance(module, _DropoutNd) or class_of(module) in _DROPS:
+    elif type(module).__module__ == dropout.__name__ or class_of(module) in _DROPS:
         _replace(model, module, Folded(type(module).__name__))
     else:
         _fold_scale(model, module)
@@ -170,7 +184,8 @@ def _alone(module: nn.Module, flow: Dataflow) -> Call | None:
     call = flow.only_call(module)
     if call is None or not all(map(_open, module.modules())):
         return None
-    own = all(flow.readers_of_weight(p) == {module} for p in module.parameters(recurse=False))
+    weights = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    own = all(flow.readers_of_weight(weight) <= {module} for weight in weights)
     return call if own else None
 
 
@@ -211,16 +226,28 @@ def _example(model: nn.Module) -> Tensor:
     return wave.reshape(1, first, _SIDE, _SIDE).to(like)
 
 
-def _run(model: nn.Module, inputs: Sequence[Tensor]) -> Dataflow:
+@contextmanager
+def _one_line(model: nn.Module, what: str, way_out: str) -> Iterator[None]:
+    """Say in one line what became of a network that raises something."""
     try:
-        return Dataflow.of(model, inputs)
-    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
-        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        yield
+    except _RAISED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        told = f"{type(model).__name__} {what}: {reason.rstrip('.')}. {way_out}"
+        raise CtxbenchError(told) from error
+
+
+def _run_folded(model: nn.Module, inputs: Sequence[Tensor]) -> Dataflow:
+    with _one_line(model, "cannot run once its layers are folded", "Use it unprepared."):
+        return Dataflow.of(model, inputs)
+
+
+def _refuse_to_guess(model: nn.Module, flow: Dataflow) -> None:
+    if flow.decides:
         raise CtxbenchError(
-            f"{type(model).__name__} cannot run on an input of {shapes}: {reason} Give prepare the "
-            f"tensors that it takes: prepare(model, x)."
-        ) from error
+            f"{type(model).__name__} takes values out of tensors that it computes, so that one run "
+            f"does not show all that it may do. Use it unprepared."
+        )
 
 
 def _compare(model: nn.Module, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:

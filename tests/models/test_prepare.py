@@ -2,10 +2,13 @@
 
 import json
 from copy import deepcopy
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from typer.testing import CliRunner
 
 import ctxbench
@@ -16,6 +19,7 @@ from ctxbench.latency.subject import Subject
 from ctxbench.latency.subject import compare as hold_against
 from ctxbench.measure.flops import count
 from ctxbench.models import MODELS, create_model, resolve
+from ctxbench.models._folded import Folded
 from ctxbench.models.preparing import folding, prepare, split_prepared
 from ctxbench.ops import CGConv2d, CoConv2d, ContextualConv2d
 from ctxbench.ops._parts import LayerScale
@@ -248,6 +252,49 @@ def test_a_convolution_that_the_network_returns_beside_the_rest_keeps_its_norm()
     assert norms_in(prepare(model, X)) == 1
 
 
+@dataclass(slots=True)
+class Output:
+    """What a network may return: tensors that stand in no container."""
+
+    map: torch.Tensor
+    out: torch.Tensor
+
+
+def test_a_convolution_inside_an_object_that_the_network_returns_keeps_its_norm():
+    model = used(Net(lambda net, x: Output(y := net.conv(x), net.norm(y))).double())
+    assert norms_in(prepare(model, X)) == 1
+
+
+def test_a_convolution_whose_output_an_object_of_the_network_keeps_keeps_its_norm():
+    def boxing(net, x):
+        net.box.map = net.conv(x)
+        return net.norm(net.box.map)
+
+    model = used(Net(boxing).double())
+    model.box = SimpleNamespace()
+    assert norms_in(prepare(model, X)) == 1
+
+
+def test_a_norm_whose_statistics_are_read_besides_stays():
+    model = used(Net(lambda net, x: net.norm(net.conv(x)) + net.norm.running_var.sum()).double())
+    assert norms_in(prepare(model, X)) == 1
+
+
+@pytest.mark.parametrize(
+    "looks", [lambda x: x.mean() > 0, lambda x: x.sum().item() > 1, lambda x: torch.equal(x, x + 1)]
+)
+def test_a_network_that_decides_by_values_is_refused(looks):
+    model = used(Net(lambda net, x: net.norm(net.conv(x)) if looks(x * 2) else net.conv(x)))
+    with pytest.raises(CtxbenchError, match="one run does not show all .* Use it unprepared"):
+        prepare(model.double(), X)
+
+
+def test_a_value_of_a_buffer_decides_nothing():
+    model = used(Net(lambda net, x: net.norm(net.conv(x)) * net.step.item()).double())
+    model.register_buffer("step", torch.tensor(2.0))
+    assert norms_in(prepare(model, X)) == 0
+
+
 @pytest.mark.parametrize("hooked", ["conv", "norm"])
 def test_hooks_keep_their_layers(hooked):
     model = used(Net(lambda net, x: net.norm(net.conv(x))).double())
@@ -347,6 +394,46 @@ def test_a_network_that_would_compute_something_else_is_refused():
     model.how = lambda net, x: net.norm(net.conv(x)) + 9 * isinstance(net.norm, nn.BatchNorm2d)
     with pytest.raises(CtxbenchError, match="computes something else .* Use it unprepared"):
         prepare(model, X)
+
+
+def test_what_goes_wrong_because_a_layer_is_folded_says_so():
+    model = used(Net(lambda net, x: net.norm(net.conv(x)) * net.norm.eps).double())
+    with pytest.raises(CtxbenchError, match="once its layers are folded: .*'eps'. Use it unprep"):
+        prepare(model, X)
+
+
+def test_a_dropout_of_ones_own_stays():
+    class Doubling(nn.Dropout):
+        def forward(self, x):
+            return 2 * x
+
+    prepared = prepare(nn.Sequential(Doubling(), nn.Dropout()), X)
+    assert [type(layer) for layer in prepared] == [Doubling, Folded]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (lambda: nn.Sequential(nn.LazyConv2d(4, 3)), "cannot be prepared: .*uninitialized"),
+        (lambda: nn.Sequential(torch.jit.script(nn.Conv2d(6, 4, 1))), "cannot be prepared: "),
+        (lambda: _masked(nn.Conv2d(6, 4, 1)), "Conv2d cannot be copied: .*Prepare it before"),
+    ],
+)
+def test_what_cannot_be_changed_is_one_line(model, words):
+    with pytest.raises(CtxbenchError, match=words) as told:
+        prepare(model(), X)
+    assert "\n" not in str(told.value)
+
+
+def _masked(conv):
+    """Return a convolution with a weight that is no parameter any more, as pruning leaves it."""
+    return prune.l1_unstructured(conv, "weight", 0.5)
+
+
+def test_folding_needs_no_gpu_for_operators_that_do():
+    model = create_model("coresnet_tiny:backend=triton:prepared=true")
+    assert norms_in(prepare(create_model("coresnet_tiny:backend=triton"))) == norms_in(model) == 0
 
 
 # specs and commands
