@@ -27,6 +27,7 @@ from ctxbench.data._spec import Data
 from ctxbench.data.batches import Reading
 from ctxbench.errors import CountingError, DataError, SpecError, UnknownNameError
 from ctxbench.models import MODELS, resolve
+from ctxbench.models.preparing import split_prepared
 from ctxbench.models.replace import split_replacement
 from ctxbench.records import Row
 from ctxbench.spec import options_of, split_spec
@@ -142,9 +143,13 @@ def load(spec: str, download: bool = False) -> Data:
 def bound(spec: str, data: Data | None) -> str:
     """Return the spec of a network with the classes and channels of its data, unless it has them.
 
-    Raises: UnknownNameError or SpecError as `resolve` does; SpecError for fewer classes.
+    Raises: UnknownNameError or SpecError as `resolve` does; SpecError for fewer classes, and for
+            a network that is prepared for inference.
     """
     resolve(spec)
+    unprepared, prepares = split_prepared(spec)
+    if prepares:
+        raise SpecError(f"{spec} is prepared for inference. Train {unprepared}.")
     if data is None:
         return spec
     plain, _ = split_replacement(spec)

@@ -65,6 +65,11 @@ def test_fewer_classes_than_the_data_have(spec):
         bound(f"{spec}:num_classes=2", images())
 
 
+def test_a_network_that_is_prepared_for_inference_is_not_trained():
+    with pytest.raises(CtxbenchError, match=r"prepared for inference. Train resnet_tiny:width=8\.$"):
+        plan(experiment("", model="resnet_tiny:width=8:prepared=true"))
+
+
 def test_a_name_that_does_not_exist():
     with pytest.raises(UnknownNameError, match="Did you mean 'resnet_tiny'"):
         bound("resnet_tin", None)
