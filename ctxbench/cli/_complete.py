@@ -69,15 +69,17 @@ def _options(head: str, known: Offers) -> Mapping[str, list[str]]:
     """Return the options that can follow the head of a spec: option -> values."""
     name, *parts = head.split(":")
     replacing = [part.partition("=")[2] for part in parts if part.startswith("replace=")]
+    prepared = any(part.startswith("prepared=") for part in parts)
+    of_all = {} if prepared else {"prepared": ["true", "false"]}
     if replacing:
         own = known["replacements"].get(replacing[0])
-        return {} if own is None else {**own, "where": []}
+        return {} if own is None else {**own, "where": [], **of_all}
     if name in known["operators"]:
-        return known["operators"][name]
+        return {**known["operators"][name], **of_all}
     ours = known["networks"].get(name)
     if ours is None and not name.startswith(tuple(f"{library}/" for library in _LIBRARIES)):
         return {}  # a file, or a mistake
-    return {**(ours or {}), "replace": sorted(known["replacements"])}
+    return {**(ours or {}), "replace": sorted(known["replacements"]), **of_all}
 
 
 def _own_parts(head: str) -> list[str]:
