@@ -6,7 +6,7 @@
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -37,14 +37,16 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
     return name, values
 
 
-def bind(name: str, builder: Callable[..., T], given: Mapping[str, Any]) -> Callable[[], T]:
+def bind(
+    name: str, builder: Callable[..., T], given: Mapping[str, Any], *, besides: Iterable[str] = ()
+) -> Callable[[], T]:
     """Return the call of `builder` with the options of a spec string that named it.
 
     Options are the builder's keyword parameters of a plain type and the fields of configuration
-    dataclasses that it takes by position.
+    dataclasses that it takes by position. `besides` are those that others read, to be suggested.
     Raises: UnknownNameError or SpecError as `read_options` does.
     """
-    values = read_options(name, builder, given)
+    values = read_options(name, builder, given, besides=besides)
     configs = [
         (config, {key: values.pop(key) for key in list(values) if key in _fields(config)})
         for config in _configs_of(builder)
@@ -53,7 +55,11 @@ def bind(name: str, builder: Callable[..., T], given: Mapping[str, Any]) -> Call
 
 
 def read_options(
-    name: str, builder: Callable[..., object], given: Mapping[str, Any]
+    name: str,
+    builder: Callable[..., object],
+    given: Mapping[str, Any],
+    *,
+    besides: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Return the given options of a builder as values.
 
@@ -64,7 +70,7 @@ def read_options(
     values = {}
     for key, value in given.items():
         if key not in known:
-            raise UnknownNameError(f"option of {name}", key, known)
+            raise UnknownNameError(f"option of {name}", key, {*known, *besides})
         values[key] = _converted(name, key, value, known[key])
     return values
 

@@ -39,7 +39,7 @@ def check_backend(name: str) -> Backend:
     for known in BACKENDS:
         if name == known:
             return known
-    raise UnknownNameError("backend", name, BACKENDS)
+    raise UnknownNameError("backend", str(name), BACKENDS)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from ctxbench.kernels import check_backend
 from ctxbench.models import foreign
 from ctxbench.models._spec import ModelSpec, Network, alone
 from ctxbench.models.checkpoint import load_checkpoint
+from ctxbench.models.preparing import OPTION as PREPARED
 from ctxbench.models.preparing import fold, prepare, split_prepared
 from ctxbench.models.replace import Replaced, Replacement, replace_conv, split_replacement
 from ctxbench.models.saving import save_checkpoint
@@ -145,7 +146,8 @@ def _resolve(spec: str) -> Network:
     known = MODELS[name]
     backend = given.pop(BACKEND, NO_BACKEND)
     options = {**known.preset, **given}
-    build = partial(_checked, name, bind(name, known.build, options))
+    besides = (BACKEND, PREPARED, "replace")
+    build = partial(_checked, name, bind(name, known.build, options, besides=besides))
     if backend != NO_BACKEND:
         build = partial(_with_backend, name, build, check_backend(backend))
     return Network(
@@ -176,7 +178,10 @@ def _resolve_operator(spec: str, name: str, given: Mapping[str, str]) -> Network
     if operator not in LAYERS:
         raise UnknownNameError("operator", operator, LAYERS)
     layer = LAYERS[operator]
-    options = {**defaults_of(layer.build), **read_options(name, layer.build, given)}
+    options = {
+        **defaults_of(layer.build),
+        **read_options(name, layer.build, given, besides=[PREPARED]),
+    }
     return Network(
         spec=spec,
         build=partial(_checked, name, partial(layer.build, **options)),

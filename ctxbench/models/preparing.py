@@ -71,13 +71,19 @@ def prepare(model: nn.Module, *inputs: Tensor) -> nn.Module:
 
     Raises: CtxbenchError if the network cannot be copied, cannot run on the inputs, decides by
             their values what it does, or computes something else, or nothing, once its layers are
-            folded. TypeError for what is no network.
+            folded. TypeError for what is no network or no tensor.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"prepare takes a torch.nn.Module; got {type(model).__name__}. A name is built by "
             f"ctxbench.create_model."
         )
+    for x in inputs:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"prepare takes the tensors that the network is run on, one by one: "
+                f"prepare(model, x); got {type(x).__name__}."
+            )
     with _one_line(model, "cannot be copied", "Prepare it before it is changed like this."):
         copy = deepcopy(model)
     fold(copy, *inputs)

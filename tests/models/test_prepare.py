@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import ctxbench
 from ctxbench.cli import app
-from ctxbench.errors import CtxbenchError, LatencyError, SpecError
+from ctxbench.errors import CtxbenchError, LatencyError, SpecError, UnknownNameError
 from ctxbench.latency import compare
 from ctxbench.latency.subject import Subject
 from ctxbench.latency.subject import compare as hold_against
@@ -387,6 +387,19 @@ def test_an_input_that_does_not_run_is_one_line_with_the_way_out():
 def test_what_is_no_network_is_refused():
     with pytest.raises(TypeError, match="takes a torch.nn.Module; got str"):
         prepare("resnet50")
+
+
+@pytest.mark.parametrize("given", [[X], 3])
+def test_what_is_no_tensor_is_refused(given):
+    with pytest.raises(
+        TypeError, match=rf"one by one: prepare\(model, x\); got {type(given).__name__}"
+    ):
+        prepare(nn.Identity(), given)
+
+
+def test_a_mistyped_option_is_known():
+    with pytest.raises(UnknownNameError, match="Did you mean 'prepared'"):
+        resolve("resnet_tiny:prepard=true")
 
 
 def test_a_network_that_would_compute_something_else_is_refused():
