@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ctxbench.ops import CGConv2d, CoConv2d, ContextualConv2d
 from ctxbench.ops._parts import LayerScale, ResidualDepthwise
+from ctxbench.ops.reparam import DepthwiseConv2d
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 # not imported: timm need not be there
@@ -45,7 +46,7 @@ class Joined(nn.Conv2d):
         self.train(conv.training)
 
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, Joined)
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, DepthwiseConv2d, Joined)
 
 
 def affine_of(module: Any) -> Affine | None:
