@@ -66,7 +66,9 @@ def test_fewer_classes_than_the_data_have(spec):
 
 
 def test_a_network_that_is_prepared_for_inference_is_not_trained():
-    with pytest.raises(CtxbenchError, match=r"prepared for inference. Train resnet_tiny:width=8\.$"):
+    with pytest.raises(
+        CtxbenchError, match=r"prepared for inference. Train resnet_tiny:width=8\.$"
+    ):
         plan(experiment("", model="resnet_tiny:width=8:prepared=true"))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ctxbench.kernels._backend import Backend, Formulation, check_triton, choose
+from ctxbench.kernels._register import custom_op
 from ctxbench.kernels.cgc import _reference, _torch
 from ctxbench.kernels.cgc._reference import make_gates
 from ctxbench.kernels.cgc._shape import empty_output
@@ -56,7 +57,7 @@ def gated_conv2d(
     return y
 
 
-@torch.library.custom_op("ctxbench::gated_conv2d", mutates_args=())
+@custom_op("gated_conv2d")
 def _forward(
     x: Tensor,
     weight: Tensor,
@@ -88,7 +89,7 @@ def _(
     return empty_output(x, weight, stride)
 
 
-@torch.library.custom_op("ctxbench::gated_conv2d_backward", mutates_args=())
+@custom_op("gated_conv2d_backward", is_gradient=True)
 def _backward(
     grad: Tensor,
     x: Tensor,

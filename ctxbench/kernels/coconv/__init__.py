@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ctxbench.errors import BackendError
 from ctxbench.kernels._backend import Backend, Formulation, check_triton, choose
+from ctxbench.kernels._register import custom_op
 from ctxbench.kernels.coconv import _reference, _torch
 from ctxbench.kernels.coconv._reference import PaddingMode
 
@@ -20,7 +21,8 @@ FORMULATIONS: dict[Backend, Formulation] = {
         "everywhere",
     ),
     "triton": Formulation(
-        "one implicit matrix product over all levels", "no groups, zero padding, up to 32 bits"
+        "one implicit matrix product over all levels",
+        "NVIDIA GPUs; float32, bfloat16 and float16; no groups, zero padding",
     ),
 }
 
@@ -120,7 +122,7 @@ def _whole(
     return y if x.dim() == 4 else y[0]
 
 
-@torch.library.custom_op("ctxbench::coconv2d", mutates_args=())
+@custom_op("coconv2d")
 def _forward(
     x: Tensor,
     weight: Tensor,
@@ -160,7 +162,7 @@ def _(
     return _torch.empty_result(x, weight, (stride[0], stride[1]))
 
 
-@torch.library.custom_op("ctxbench::coconv2d_backward", mutates_args=())
+@custom_op("coconv2d_backward", is_gradient=True)
 def _backward(
     grad: Tensor,
     x: Tensor,

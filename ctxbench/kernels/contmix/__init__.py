@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ctxbench.kernels._backend import Backend, Formulation, check_triton, choose
+from ctxbench.kernels._register import custom_op
 from ctxbench.kernels.contmix import _reference, _torch
 from ctxbench.kernels.contmix._reference import make_kernels
 
@@ -67,7 +68,7 @@ def mix(
     return out
 
 
-@torch.library.custom_op("ctxbench::contmix", mutates_args=())
+@custom_op("contmix")
 def _contmix(
     values: Tensor,
     affinity: Tensor,
@@ -100,7 +101,7 @@ def _(
     return values.new_empty(values.shape), lse
 
 
-@torch.library.custom_op("ctxbench::contmix_backward", mutates_args=())
+@custom_op("contmix_backward", is_gradient=True)
 def _contmix_backward(
     grad: Tensor,
     inputs: Sequence[Tensor],

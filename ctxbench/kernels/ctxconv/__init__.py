@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ctxbench.kernels._backend import Backend, Formulation, check_triton, choose
+from ctxbench.kernels._register import custom_op
 from ctxbench.kernels.ctxconv import _reference, _torch
 from ctxbench.kernels.ctxconv._reference import Window
 
@@ -68,7 +69,7 @@ def contextual_conv2d(
     return y
 
 
-@torch.library.custom_op("ctxbench::contextual_conv2d", mutates_args=())
+@custom_op("contextual_conv2d")
 def _forward(
     x: Tensor,
     weight: Tensor,
@@ -108,7 +109,7 @@ def _(
     )
 
 
-@torch.library.custom_op("ctxbench::contextual_conv2d_backward", mutates_args=())
+@custom_op("contextual_conv2d_backward", is_gradient=True)
 def _backward(
     grad: Tensor,
     x: Tensor,

@@ -6,8 +6,6 @@ plus the change of the sample: a matrix product where the convolution is dense, 
 where it is depthwise. Beside inputs and output there is one copy of x in the order of channels_last
 at most.
 """
-# triton has no types
-# mypy: disable-error-code="untyped-decorator"
 
 import triton
 import triton.language as tl

@@ -8,8 +8,6 @@ All that the forward pass found out is found out again; nothing is stored for it
 - weight, change: programs write partial sums in float32, of which torch makes the sum. They depend
   on the shapes alone, as do offset and mask: those four are deterministic.
 """
-# triton has no types
-# mypy: disable-error-code="untyped-decorator"
 
 from collections.abc import Sequence
 from typing import Any

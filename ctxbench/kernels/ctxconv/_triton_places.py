@@ -3,8 +3,6 @@
 Maps are rows of channels, one a pixel: all channels of a place are read side by side. A tap that is
 displaced stands between four pixels, top or bottom and left or right of it.
 """
-# triton has no types
-# mypy: disable-error-code="untyped-decorator"
 
 from typing import Any
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ctxbench.kernels._backend import Backend, Formulation, check_triton, choose
+from ctxbench.kernels._register import custom_op
 from ctxbench.kernels.depthwise import _torch
 
 __all__ = ["FORMULATIONS", "depthwise_conv2d"]
@@ -60,7 +61,7 @@ def _as_convolved(x: Tensor) -> Tensor:
     return x
 
 
-@torch.library.custom_op("ctxbench::depthwise_conv2d", mutates_args=())
+@custom_op("depthwise_conv2d")
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         return _torch.forward(x, weight, bias, dilation)
@@ -71,7 +72,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
     return torch.empty_like(x, memory_format=_torch.layout(x))
 
 
-@torch.library.custom_op("ctxbench::depthwise_conv2d_backward", mutates_args=())
+@custom_op("depthwise_conv2d_backward", is_gradient=True)
 def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, dilation: int, needs: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
