@@ -68,7 +68,9 @@ def draw(lines: DataFrame) -> Figure:
         for axes, (name, part) in zip(grid, panels, strict=True):
             for axis, task in zip(axes, _TASKS, strict=True):
                 _draw_panel(axis, part, task, named=axis is axes[0])
-                axis.set_title(f"{name}\n{task}" if axis is axes[0] else f"\n{task}", loc="left")
+                # in lines, since one would run over the next panel and the edge
+                over = [*str(name).rsplit(": ", 1), task] if axis is axes[0] else [task]
+                axis.set_title("\n".join(over), loc="left")
         for axis, task in zip(grid[-1], _TASKS, strict=True):
             _scale(axis, lines.loc[lines["task"] == task, "ratio"])
             axis.set_xlabel("time / plain convolution")
