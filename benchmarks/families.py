@@ -92,13 +92,14 @@ ON_GPU = (
     (NETWORKS, (1,), {"dtype": "bf16", "backend": "cudagraph"}),
 )
 ON_CPU = (
-    (NETWORKS, (1, 4), {}),
-    (OPERATORS, (4,), {}),
+    (NETWORKS, (4,), {}),
     (_unfolded(NETWORKS), (4,), {"mode": "training"}),
-    (_unfolded(OPERATORS), (4,), {"mode": "training"}),
-    (NETWORKS, (4,), {"layout": "channels_last"}),
+    (OPERATORS, (4,), {}),
     (NETWORKS, (4,), {"dtype": "bf16"}),
-    (PREPARED, (1, 4), {}),
+    (PREPARED, (4,), {}),
+    (NETWORKS, (4,), {"layout": "channels_last"}),
+    (NETWORKS, (1,), {}),
+    (_unfolded(OPERATORS), (4,), {"mode": "training"}),
     (NETWORKS, (1,), {"backend": "compiled"}),
 )
 # of the networks: one that all machines can afford to test this program with
