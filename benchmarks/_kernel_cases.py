@@ -264,14 +264,17 @@ def _unfolded(*parts, kernel_size, backend):
 
 
 def _dilated_reparam(setting, channels, size, kernel):
-    return _folding(setting, DilatedReparam(channels, kernel), channels, size, kernel)
+    branches = DilatedReparam(channels, kernel)
+    return _folding(setting, "dilated_reparam", branches, channels, size, kernel)
 
 
 def _repconv(setting, channels, size, kernel):
-    return _folding(setting, RepConvBlock(channels, kernel), channels, size, kernel)
+    branches = RepConvBlock(channels, kernel)
+    return _folding(setting, "repconv", branches, channels, size, kernel)
 
 
-def _folding(setting, branches, channels, size, kernel):
+def _folding(setting, operator, branches, channels, size, kernel):
+    """Return our forms folded into one convolution, beside the branches."""
     x = torch.randn(setting.batch, channels, size, size)
     with torch.no_grad():
         branches(x)  # in training mode once: the batch norms get statistics to fold
@@ -281,10 +284,14 @@ def _folding(setting, branches, channels, size, kernel):
         if isinstance(module, DilatedReparam):
             module.fold()
     return [
-        _form("torch", "folded into one convolution", folded, x),
-        _form("obvious", "the sum of the branches", branches, x),
+        *_ours(operator, folded, x),
+        _form("obvious", "the sum of the branches", branches, x, call=_plainly),
         _depthwise(channels, kernel, x),
     ]
+
+
+def _plainly(op, x):
+    return _with_backend("reference", op, x)
 
 
 def _depthwise(channels, kernel, x):

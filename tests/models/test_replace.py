@@ -203,7 +203,7 @@ def test_a_list_goes_by_width():
     [
         ("coconvv", "*", "Unknown operator 'coconvv'. Did you mean 'coconv'"),
         ("coconv:levls=2", "*", "Unknown option of coconv 'levls'. Did you mean 'levels'"),
-        ("cgc:levels=2", "*", "Unknown option of cgc 'levels'. Known: where"),
+        ("cgc:levels=2", "*", "Unknown option of cgc 'levels'. Known: backend, where"),
         ("coconv:levels=9", "*", "coconv: CoConv2d splits into 1 to 5 levels; got levels=9"),
         ("coconv:levels=2,2,bottom", "*", "coconv: CoConv2d takes levels='top'.*got 'bottom'"),
         ("coconv:levels", "*", "'levels' is not of the form key=value"),

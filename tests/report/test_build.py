@@ -26,7 +26,7 @@ MADE = [
     *(
         f"figures/{name}.{suffix}"
         for name in (
-            "claims", "parity", "latency", "roofline", "layers", "ablation_errors",
+            "claims", "parity", "latency", "roofline", "operators", "layers", "ablation_errors",
             "ablation_curves", "ablation_distance", "ablation_priors", "data_examples",
         )
         for suffix in ("png", "svg", "pdf")

@@ -143,7 +143,7 @@ def test_the_page_never_scrolls_sideways(show, small, width):
 
 def test_no_picture_is_missing(show, small):
     page = show(small)
-    assert page.locator("img").count() == 11
+    assert page.locator("img").count() == 12
     assert page.evaluate(MISSING) == []
 
 
