@@ -5,8 +5,8 @@
     python benchmarks/kernels.py --device cuda --dtypes bf16,fp32 --batches 1,8,128
 
 At layer shapes of the published networks, on the CPU with as many threads as torch takes
-(OMP_NUM_THREADS). Each case has a process of its own, in which all forms take turns in rotating
-order; a ratio compares two runs of the same turn. Peak memory is that of one run in a fresh
+(OMP_NUM_THREADS). Each case has a process of its own, in which all forms take turns, each turn in
+another order; a ratio compares two runs of the same turn. Peak memory is that of one run in a fresh
 process, above what it held before; there, unlike in the timed process, freed memory goes back to
 the system at once; on a GPU it is what the allocator held. Before anything is timed, all forms of
 an operator are held against each other: values in float32, gradients in float64.
