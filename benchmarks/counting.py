@@ -4,8 +4,8 @@
     python benchmarks/counting.py resnet152 --runs 9  some of them
 
 Each network has a process of its own, in which the counters take turns on the same built network,
-each turn in another order; a ratio compares two counts of the same turn. Peak memory is that of a fresh
-process that counts once, above what it held before. Needs the extra `bench`.
+each turn in another order; a ratio compares two counts of the same turn. Peak memory is that of a
+fresh process that counts once, above what it held before. Needs the extra `bench`.
 """
 
 import argparse
