@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from ctxbench.records import Row
+from ctxbench.report._operator_rows import at_largest_batch
 from ctxbench.report.machines import PLACE, last_of_each
 from ctxbench.style import GREY, WIDTH_IN, log_ticks, mark_key, style
 
@@ -34,11 +35,6 @@ def select(rows: Iterable[Row]) -> DataFrame:
         for row in last_of_each(rows, *_KEY)
         if row["form"] in _MARKS and row["ratio_to_plain"] is not None
     ]
-    with_obvious = {_shape(row): 0 for row in found if row["form"] == "obvious"}
-    for row in found:
-        if row["form"] == "obvious":
-            with_obvious[_shape(row)] = max(with_obvious[_shape(row)], row["batch"])
-    kept = [row for row in found if with_obvious.get(_shape(row)) == row["batch"]]
     lines = [
         {
             "panel": f"{row[PLACE]}: {row['dtype']}, {row['layout']}",
@@ -47,14 +43,9 @@ def select(rows: Iterable[Row]) -> DataFrame:
             "form": row["form"],
             "ratio": row["ratio_to_plain"],
         }
-        for row in kept
+        for row in at_largest_batch(found)
     ]
     return DataFrame(lines, columns=_COLUMNS)
-
-
-def _shape(row: Row) -> tuple[object, ...]:
-    shape = str(row["case"]).rpartition(", batch")[0]
-    return (row[PLACE], row["operator"], shape, *(row[key] for key in _KEY[2:6]))
 
 
 def draw(lines: DataFrame) -> Figure:

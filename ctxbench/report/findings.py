@@ -8,6 +8,7 @@ from pandas import DataFrame
 from ctxbench.claims import CLOSE, DIFFERS, REFUTED, VERDICTS
 from ctxbench.records import Row, latest
 from ctxbench.report._frames import frame, made_of
+from ctxbench.report._operator_rows import OBVIOUS, at_largest_batch
 from ctxbench.report.machines import PLACE, last_of_each, with_place
 from ctxbench.report.networks import CLAIM
 from ctxbench.report.timings import with_interval
@@ -27,9 +28,8 @@ _OPERATOR_PRICES = (
     "operator", "backend", "forward / plain", "training / plain", "obvious / ours, forward",
     "obvious / ours, training",
 )  # fmt: skip
-# the forms of an operator that are ours and meant to be fast, and that which they are held against
+# the forms of an operator that are ours and meant to be fast
 _BACKENDS = ("torch", "triton")
-_OBVIOUS = "obvious"
 _OURS = "ctxbench"
 _AGREE = 0.05
 
@@ -128,11 +128,15 @@ def counters(rows: Iterable[Row]) -> DataFrame:
 
 def _shown(rows: Iterable[Row]) -> list[list[Row]]:
     """Return the forms of each operator, shape and task that are compared before readers."""
+    found = [
+        row
+        for row in last_of_each(rows, *_OPERATOR_CASE, "formulation", "form")
+        if (row["dtype"], row["layout"]) == ("fp32", "contiguous")
+    ]
     groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in last_of_each(rows, *_OPERATOR_CASE, "formulation", "form"):
-        if (row["dtype"], row["layout"]) == ("fp32", "contiguous"):
-            groups.setdefault(tuple(row[key] for key in (PLACE, *_OPERATOR_CASE)), []).append(row)
-    return _largest(groups.values())
+    for row in at_largest_batch(found):
+        groups.setdefault(tuple(row[key] for key in (PLACE, *_OPERATOR_CASE)), []).append(row)
+    return list(groups.values())
 
 
 def _span(ratios: Iterable[float | None]) -> str | None:
@@ -144,22 +148,9 @@ def _span(ratios: Iterable[float | None]) -> str | None:
     return " to ".join(dict.fromkeys(ends))
 
 
-def _largest(groups: Iterable[list[Row]]) -> list[list[Row]]:
-    """Keep of each operator, shape and task the group of the largest batch with an obvious form."""
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for group in groups:
-        first = group[0]
-        if any(row["form"] == _OBVIOUS for row in group):
-            shape = str(first["case"]).rpartition(", batch")[0]
-            key = (first[PLACE], first["operator"], shape, first["device"], first["task"])
-            if key not in found or found[key][0]["batch"] < first["batch"]:
-                found[key] = group
-    return list(found.values())
-
-
 def _backends(group: list[Row]) -> list[Row]:
     """Make a line for each of our backends in a group, but for the one that is there to read."""
-    obvious = next(row for row in group if row["form"] == _OBVIOUS)
+    obvious = next(row for row in group if row["form"] == OBVIOUS)
     return [
         {
             **row,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ctxbench.kernels._backend import Backend, Formulation, check_triton, choose
+from ctxbench.kernels._plain import autocast_type
 from ctxbench.kernels._register import custom_op
 from ctxbench.kernels.cgc import _reference, _torch
 from ctxbench.kernels.cgc._reference import make_gates
@@ -49,10 +50,7 @@ def gated_conv2d(
         return _reference.gated_conv2d(
             x, weight, input_BCT, output_BOT, stride=stride, dilation=dilation, groups=groups
         )
-    kind = x.device.type  # a map on "meta" has no autocast
-    known = torch.amp.is_autocast_available(kind)
-    if known and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(kind))  # as a convolution does
+    x = x.to(autocast_type(x) or x.dtype)
     y: Tensor = _forward(x, weight, input_BCT, output_BOT, stride, dilation, groups, chosen)
     return y
 

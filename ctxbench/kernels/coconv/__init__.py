@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ctxbench.errors import BackendError
 from ctxbench.kernels._backend import Backend, Formulation, check_triton, choose
+from ctxbench.kernels._plain import autocast_type
 from ctxbench.kernels._register import custom_op
 from ctxbench.kernels.coconv import _reference, _torch
 from ctxbench.kernels.coconv._reference import PaddingMode
@@ -111,10 +112,8 @@ def _whole(
     chosen: Backend,
 ) -> Tensor:
     """Call the operator as a convolution can be called: on one image, in mixed precision."""
-    kind = x.device.type  # a map on "meta" has no autocast
-    known = torch.amp.is_autocast_available(kind)
-    if known and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
-        low = torch.get_autocast_dtype(kind)
+    low = autocast_type(x)
+    if low is not None:
         x, weight, bias = x.to(low), weight.to(low), None if bias is None else bias.to(low)
     widths, rates = [width for width, _ in levels], [rate for _, rate in levels]
     batch = x if x.dim() == 4 else x[None]

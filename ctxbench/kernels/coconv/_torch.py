@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ctxbench.kernels._plain import layout
+
 Levels = Sequence[tuple[int, int]]
 Pair = tuple[int, int]
 
@@ -180,12 +182,6 @@ def merge(levels: Levels) -> list[tuple[int, int]]:
     """Stack the weights of neighbours of one dilation: they are one convolution."""
     runs = groupby(levels, key=lambda level: level[1])
     return [(sum(width for width, _ in run), rate) for rate, run in runs]
-
-
-def layout(x: Tensor) -> torch.memory_format:
-    """Return the memory format of the result, which is that of x."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def _plan(levels: Levels, weight: Tensor, stride: Pair) -> list[_Level]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ctxbench.kernels._backend import Backend, Formulation, check_triton, choose
+from ctxbench.kernels._plain import autocast_type
 from ctxbench.kernels._register import custom_op
 from ctxbench.kernels.ctxconv import _reference, _torch
 from ctxbench.kernels.ctxconv._reference import Window
@@ -63,8 +64,8 @@ def contextual_conv2d(
         return _reference.contextual_conv2d(
             x, weight, change_BCT, offset, mask, window=window, groups=groups
         )
-    if offset is None and _autocasts(x.device.type) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(x.device.type))  # as a convolution does
+    if offset is None:
+        x = x.to(autocast_type(x) or x.dtype)
     y: Tensor = _forward(x, weight, change_BCT, offset, mask, *window, groups, chosen)
     return y
 
@@ -171,12 +172,6 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 _forward.register_autograd(_differentiate, setup_context=_remember)
-
-
-def _autocasts(device_type: str) -> bool:
-    """Whether autocast is on; devices without it, as meta, raise where they are asked."""
-    known = torch.amp.is_autocast_available(device_type)
-    return known and torch.is_autocast_enabled(device_type)
 
 
 def _module(backend: str, *tensors: Tensor | None) -> ModuleType:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ctxbench.kernels._backend import Backend, Formulation, check_triton, choose
+from ctxbench.kernels._plain import autocast_type, layout
 from ctxbench.kernels._register import custom_op
 from ctxbench.kernels.depthwise import _torch
 
@@ -39,9 +40,11 @@ def depthwise_conv2d(
     Raises: BackendError where the chosen backend cannot compute this.
     """
     chosen = choose(backend)
-    if chosen == "torch" and _is_faster(x):
-        y: Tensor = _forward(_as_convolved(x), weight, bias, dilation)
-        return y
+    if chosen == "torch" and x.device.type == "cpu":
+        cast = x.to(autocast_type(x) or x.dtype)
+        if _is_faster(cast):
+            y: Tensor = _forward(cast, weight, bias, dilation)
+            return y
     if chosen == "triton":
         check_triton("depthwise_conv2d", x, weight)
     padding = dilation * (weight.shape[-1] // 2)
@@ -49,16 +52,9 @@ def depthwise_conv2d(
 
 
 def _is_faster(x: Tensor) -> bool:
-    """Whether oneDNN computes this."""
-    known = x.device.type == "cpu" and _as_convolved(x).dtype in (torch.float32, torch.bfloat16)
+    """Whether oneDNN computes this map, which is on the CPU."""
+    known = x.dtype in (torch.float32, torch.bfloat16)
     return known and x.ndim == 4 and x.numel() > 0 and _HAS_ONEDNN
-
-
-def _as_convolved(x: Tensor) -> Tensor:
-    """Return x in the type that autocast gives a convolution."""
-    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
-        return x.to(torch.get_autocast_dtype("cpu"))
-    return x
 
 
 @custom_op("depthwise_conv2d")
@@ -69,7 +65,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> T
 
 @_forward.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-    return torch.empty_like(x, memory_format=_torch.layout(x))
+    return torch.empty_like(x, memory_format=layout(x))
 
 
 @custom_op("depthwise_conv2d_backward", is_gradient=True)
@@ -88,7 +84,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     none = weight.new_empty(0)
     return (
-        torch.empty_like(x, memory_format=_torch.layout(x)) if needs[0] else none,
+        torch.empty_like(x, memory_format=layout(x)) if needs[0] else none,
         torch.empty_like(weight, memory_format=torch.contiguous_format) if needs[1] else none,
         weight.new_empty(len(weight)) if needs[2] else none,
     )

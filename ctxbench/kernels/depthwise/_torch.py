@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ctxbench.kernels._plain import layout
+
 # from here on, one-sided, the default layout has no fast kernel
 _WIDE_PADDING = 7
 # from so many taps on, the zeros of a dilated kernel cost less than its dilation: 16 against 6 ms
@@ -44,12 +46,6 @@ def backward(
         _of_weight(grad, x, weight, dilation) if of_weight else None,
         grad.sum((0, 2, 3), dtype=_exact(x)).to(weight.dtype) if of_bias else None,
     )
-
-
-def layout(x: Tensor) -> torch.memory_format:
-    """Return the layout that a convolution of x gives its output."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def _of_input(grad: Tensor, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
