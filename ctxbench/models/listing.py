@@ -5,6 +5,8 @@ from fnmatch import fnmatch
 from types import UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
+from torch import nn
+
 from ctxbench.errors import SpecError, UnknownNameError
 from ctxbench.kernels import BACKENDS, KERNELS, why_not_here
 from ctxbench.models import BACKEND, MODELS, NO_BACKEND, OPERATOR, resolve, without_weights
@@ -88,7 +90,7 @@ def _operator(name: str) -> Row:
     build, known = LAYERS[name.removeprefix(OPERATOR)].build, OPS.get(name.removeprefix(OPERATOR))
     return {
         "kind": "operator",
-        **_measured(name),
+        **_measured(name, without_weights(resolve(name))),
         "baseline": f"{OPERATOR}conv" if known and known.from_conv else None,
         "options": _options(options_of(build), defaults_of(build)),
         "source": known.source if known else None,
@@ -96,13 +98,13 @@ def _operator(name: str) -> Row:
 
 
 def _network(name: str) -> Row:
-    known = MODELS[name]
+    known, model = MODELS[name], without_weights(resolve(name))
     values = {**defaults_of(known.build), **known.preset}
     options = _options(options_of(known.build), values)
-    chosen = f" {BACKEND}={NO_BACKEND}" if _has_backends(name) else ""
+    chosen = f" {BACKEND}={NO_BACKEND}" if any(operators_in(model)) else ""
     return {
         "kind": "network",
-        **_measured(name),
+        **_measured(name, model),
         "baseline": known.baseline,
         "options": f"{options}{chosen}",
         "source": known.source,
@@ -113,13 +115,11 @@ def _has_backends(name: str) -> bool:
     return any(operators_in(without_weights(resolve(name))))
 
 
-def _measured(name: str) -> Row:
-    network = resolve(name)
-    parameters = without_weights(network).parameters()
+def _measured(name: str, model: nn.Module) -> Row:
     return {
         "model": name,
-        "params": sum(parameter.numel() for parameter in parameters),
-        "image_px": network.image_px,
+        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "image_px": resolve(name).image_px,
     }
 
 
